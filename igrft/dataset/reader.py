@@ -1,0 +1,377 @@
+"""Reads a LeRobot v3.0 dataset: metadata, the rows of an episode, where its pictures are.
+
+LeRobot's own classes cost seconds to import and pull in torch; labelling most columns needs
+neither. Whoever trains uses :class:`lerobot.datasets.LeRobotDataset` on the same files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from igrft import columns as c
+from igrft.errors import EpisodeError, IgrftError
+
+INFO = "meta/info.json"
+STATS = "meta/stats.json"
+TASKS = "meta/tasks.parquet"
+SUBTASKS = "meta/subtasks.parquet"
+EPISODES = "meta/episodes"
+IGRFT = "meta/igrft.json"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+
+
+@dataclass(frozen=True)
+class VideoWindow:
+    """Where the pictures of one episode lie: ``path``, from ``start`` to ``end`` seconds of the file."""
+
+    path: Path
+    start: float
+    end: float
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; the error names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IgrftError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IgrftError(f"{path} is not valid JSON ({error}); restore it from the source") from None
+
+
+def dataset_version(root: Path) -> str | None:
+    """``codebase_version`` of the LeRobot dataset at ``root``, or None where there is none."""
+    path = root / INFO
+    return str(read_json(path).get("codebase_version", "unknown")) if path.is_file() else None
+
+
+def refuse_other_versions(root: Path) -> None:
+    """Raise unless ``root`` holds a v3.x dataset; the message says how to get one."""
+    if not root.is_dir():
+        raise IgrftError(f"{root} is not a folder; give the folder of a LeRobot dataset, or its Hub id")
+    version = dataset_version(root)
+    if version is None:
+        hint = f"; if it holds recordings, run: igrft convert {root} TARGET"
+        raise IgrftError(f"{root} has no {INFO}, so it is not a LeRobot dataset{hint}")
+    if not version.startswith("v3."):
+        raise IgrftError(f"{root} is a LeRobot {version} dataset; run: igrft convert {root} TARGET")
+
+
+@dataclass
+class DatasetReader:
+    """A LeRobot v3.0 dataset on disk, read-only.
+
+    Attributes:
+        root: its folder.
+        info: ``meta/info.json`` as it stands.
+        table: the episodes' table without statistics, one row an episode, ordered by index.
+    """
+
+    root: Path
+    info: dict[str, Any]
+    table: pa.Table
+    _files: dict[Path, pq.ParquetFile] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, root: Path | str) -> DatasetReader:
+        """Open the dataset at ``root``.
+
+        Raises:
+            IgrftError: not a v3.0 dataset, or metadata that cannot be read.
+        """
+        root = Path(root)
+        refuse_other_versions(root)
+        info = read_json(root / INFO)
+        for key in ("fps", "features"):
+            if key not in info:
+                raise IgrftError(f"{root / INFO} has no key {key!r}; restore it from the source")
+        if not float(info["fps"]) > 0:
+            raise IgrftError(f"{root / INFO}: fps must be positive, got {info['fps']}")
+        return cls(root, info, read_episodes(root))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    # What there is.
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return float(self.info["fps"])
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """Features by column, as ``meta/info.json`` declares them."""
+        return self.info["features"]
+
+    @cached_property
+    def cameras(self) -> list[str]:
+        """Keys of image and video features, in the order declared; depth maps left out."""
+        return [
+            k
+            for k, f in self.features.items()
+            if f.get("dtype") in ("image", "video") and not (f.get("info") or {}).get("is_depth_map", False)
+        ]
+
+    @cached_property
+    def video_keys(self) -> list[str]:
+        """Keys of every feature that is held in mp4 files, depth maps included."""
+        return [k for k, f in self.features.items() if f.get("dtype") == "video"]
+
+    @cached_property
+    def episode_indices(self) -> np.ndarray:
+        """int64 [episodes]."""
+        return self._column("episode_index")
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Frames of each episode, int64 [episodes]."""
+        return self._column("length")
+
+    @cached_property
+    def from_index(self) -> np.ndarray:
+        """``dataset_from_index`` of each episode, int64 [episodes]."""
+        return self._column("dataset_from_index")
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.lengths.sum())
+
+    def _column(self, name: str) -> np.ndarray:
+        if name not in self.table.column_names:
+            raise IgrftError(f"{self.root / EPISODES} has no column {name!r}; run: igrft validate {self.root}")
+        return self.table.column(name).to_numpy().astype(np.int64)
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Task strings by ``task_index``."""
+        return read_strings_by_index(self.root / TASKS, "task_index", "task")
+
+    @cached_property
+    def subtask_names(self) -> list[str]:
+        """Subtask names by ``subtask_index``; empty where the dataset has none."""
+        path = self.root / SUBTASKS
+        return read_strings_by_index(path, c.SUBTASK_INDEX, "subtask") if path.is_file() else []
+
+    def episode_tasks(self, row: int) -> list[str]:
+        """Task strings of the episode in table row ``row``."""
+        if "tasks" not in self.table.column_names:
+            return []
+        return [str(t) for t in self.table.column("tasks")[row].as_py() or []]
+
+    # Rows.
+
+    @cached_property
+    def data_files(self) -> list[tuple[Path, np.ndarray]]:
+        """Data files (relative paths, sorted) with the table rows of their episodes, in file order."""
+        template = self.info.get("data_path") or DATA_PATH
+        keys = np.stack([self._column("data/chunk_index"), self._column("data/file_index")], axis=1)
+        found = []
+        for key in np.unique(keys, axis=0):
+            rows = np.flatnonzero((keys == key).all(axis=1))
+            rows = rows[np.argsort(self.from_index[rows], kind="stable")]
+            path = Path(template.format(chunk_index=int(key[0]), file_index=int(key[1])))
+            found.append((path, rows))
+        return found
+
+    @cached_property
+    def _place(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each table row: number of its data file, offset of its first row in that file."""
+        file_of = np.zeros(self.num_episodes, dtype=np.int64)
+        offset = np.zeros(self.num_episodes, dtype=np.int64)
+        for number, (_, rows) in enumerate(self.data_files):
+            file_of[rows] = number
+            offset[rows] = np.concatenate([[0], np.cumsum(self.lengths[rows])[:-1]])
+        return file_of, offset
+
+    def parquet(self, relative: Path) -> pq.ParquetFile:
+        """An open data file; handles are kept."""
+        if relative not in self._files:
+            if len(self._files) >= 64:
+                self._files.pop(next(iter(self._files))).close()
+            try:
+                self._files[relative] = pq.ParquetFile(self.root / relative)
+            except FileNotFoundError:
+                raise IgrftError(f"{self.root / relative} is missing; restore it from the source") from None
+            except pa.ArrowInvalid as error:
+                raise IgrftError(f"{self.root / relative} cannot be read ({error}); restore it from the source") from None
+        return self._files[relative]
+
+    def rows(self, row: int, names: Sequence[str]) -> pa.Table:
+        """The columns ``names`` of the episode in table row ``row``.
+
+        Raises:
+            EpisodeError: the file holds another episode there, or fewer rows than the table says.
+        """
+        file_of, offset = self._place
+        relative = self.data_files[file_of[row]][0]
+        parquet = self.parquet(relative)
+        start, length = int(offset[row]), int(self.lengths[row])
+        missing = [n for n in names if n not in parquet.schema_arrow.names]
+        if missing:
+            raise IgrftError(f"{self.root / relative} has no column {missing[0]!r}")
+        bounds = np.concatenate(
+            [[0], np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])]
+        )
+        first = int(np.searchsorted(bounds, start, side="right")) - 1
+        last = int(np.searchsorted(bounds, start + length, side="left"))
+        wanted = list(dict.fromkeys([*names, c.EPISODE_INDEX]))
+        table = parquet.read_row_groups(list(range(first, last)), columns=wanted)
+        table = table.slice(start - int(bounds[first]), length)
+        index = int(self.episode_indices[row])
+        found = pc.unique(table.column(c.EPISODE_INDEX)).to_pylist()
+        if table.num_rows != length or (length and found != [index]):
+            raise EpisodeError(
+                f"episode {index}: {relative} holds {table.num_rows} rows of episodes {found[:3]} where the "
+                f"episodes' table says {length}; run: igrft validate {self.root}"
+            )
+        return table.select(list(names))
+
+    def column(self, row: int, name: str) -> np.ndarray:
+        """One column of an episode as an array [T] or [T, width]."""
+        return to_numpy(self.rows(row, [name]).column(name))
+
+    def iter_file(
+        self, relative: Path, rows: np.ndarray, *, frames: int = 65536, names: Sequence[str] | None = None
+    ) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """Walk a data file in order: (table rows, rows of those whole episodes), ``frames`` or so at a time.
+
+        Memory is bounded by ``frames`` and the longest episode, not by the file.
+        """
+        parquet = self.parquet(relative)
+        expected = int(self.lengths[rows].sum())
+        if parquet.metadata.num_rows != expected:
+            raise IgrftError(
+                f"{self.root / relative} holds {parquet.metadata.num_rows} rows where the episodes' table says "
+                f"{expected}; run: igrft validate {self.root}"
+            )
+        lengths = self.lengths[rows]
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        pending: list[pa.RecordBatch] = []
+        held = done = 0
+
+        def take(upto: int) -> tuple[np.ndarray, pa.Table]:
+            nonlocal pending, held, done
+            size = int(bounds[upto] - bounds[done])
+            table = pa.Table.from_batches(pending)
+            out = table.slice(0, size)
+            rest = table.slice(size)
+            pending = rest.to_batches() if rest.num_rows else []
+            held -= size
+            taken = rows[done:upto]
+            done = upto
+            return taken, out
+
+        columns = list(names) if names is not None else None
+        for batch in parquet.iter_batches(batch_size=frames, columns=columns):
+            pending.append(batch)
+            held += batch.num_rows
+            if held >= frames:
+                upto = int(np.searchsorted(bounds, bounds[done] + held, side="right")) - 1
+                if upto > done:
+                    yield take(upto)
+        if done < len(rows) and pending:
+            yield take(len(rows))
+
+    # Pictures.
+
+    def video(self, row: int, camera: str) -> VideoWindow:
+        """Where the pictures of ``camera`` lie for the episode in table row ``row``."""
+        prefix = f"videos/{camera}/"
+        values: dict[str, Any] = {}
+        for key in ("chunk_index", "file_index", "from_timestamp", "to_timestamp"):
+            if prefix + key not in self.table.column_names:
+                raise IgrftError(f"{self.root / EPISODES} has no column {prefix + key!r}; run: igrft validate {self.root}")
+            values[key] = self.table.column(prefix + key)[row].as_py()
+        if values["chunk_index"] is None:
+            index = int(self.episode_indices[row])
+            raise EpisodeError(f"episode {index}: no video of {camera} is recorded in the episodes' table")
+        template = self.info.get("video_path") or VIDEO_PATH
+        path = self.root / template.format(
+            video_key=camera, chunk_index=int(values["chunk_index"]), file_index=int(values["file_index"])
+        )
+        return VideoWindow(path, float(values["from_timestamp"]), float(values["to_timestamp"]))
+
+    @cached_property
+    def igrft(self) -> Mapping[str, Any] | None:
+        """``meta/igrft.json``, or None where igrft did not label this dataset."""
+        path = self.root / IGRFT
+        return read_json(path) if path.is_file() else None
+
+    def camera_has_files(self, camera: str) -> bool:
+        """Whether any picture of ``camera`` is there."""
+        if self.features[camera]["dtype"] == "image":
+            return True
+        return any((self.root / "videos" / camera).glob("*/*.mp4"))
+
+
+def read_episodes(root: Path, *, statistics: bool = False) -> pa.Table:
+    """``meta/episodes`` as one table ordered by episode, with or without the ``stats/`` columns."""
+    paths = sorted((root / EPISODES).glob("*/*.parquet"))
+    if not paths:
+        raise IgrftError(f"{root / EPISODES} holds no parquet file; restore it from the source")
+    tables = []
+    for path in paths:
+        try:
+            names = pq.read_schema(path).names
+            wanted = names if statistics else [n for n in names if not n.startswith("stats/")]
+            tables.append(pq.read_table(path, columns=wanted))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise IgrftError(f"{path} cannot be read ({error}); restore it from the source") from None
+    table = pa.concat_tables(tables, promote_options="permissive")
+    if "episode_index" not in table.column_names:
+        raise IgrftError(f"{paths[0]} has no column 'episode_index'; restore it from the source")
+    order = np.argsort(table.column("episode_index").to_numpy(), kind="stable")
+    return table if (np.diff(order) == 1).all() else table.take(order)
+
+
+def read_strings_by_index(path: Path, index_column: str, string_column: str) -> list[str]:
+    """Strings of ``tasks.parquet`` or ``subtasks.parquet`` by their index.
+
+    pandas writes its index as a column of its own name or as ``__index_level_0__``; both are read.
+    """
+    if not path.is_file():
+        raise IgrftError(f"{path} is missing; restore it from the source")
+    table = pq.read_table(path)
+    name = next((n for n in (string_column, "__index_level_0__") if n in table.column_names), None)
+    if name is None or index_column not in table.column_names:
+        raise IgrftError(f"{path} has no columns {index_column!r} and {string_column!r}")
+    pairs = zip(table.column(index_column).to_pylist(), table.column(name).to_pylist(), strict=True)
+    found = {int(i): str(s) for i, s in pairs}
+    return [found.get(i, "") for i in range(max(found, default=-1) + 1)]
+
+
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """A parquet column as [T], or [T, width] for a list column of constant width.
+
+    Raises:
+        EpisodeError: lists of differing lengths.
+    """
+    array = column.combine_chunks()
+    kind = array.type
+    if pa.types.is_fixed_size_list(kind):
+        return np.asarray(array.flatten()).reshape(len(array), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        widths = np.unique(pc.list_value_length(array).to_numpy(zero_copy_only=False))
+        if len(widths) > 1:
+            raise EpisodeError(f"rows of differing widths {widths[:4].tolist()} in one column")
+        flat = array.flatten()
+        inner = to_numpy(pa.chunked_array([flat]))
+        width = int(widths[0]) if len(widths) else 0
+        return inner.reshape(len(array), width, *inner.shape[1:])
+    return array.to_numpy(zero_copy_only=False)

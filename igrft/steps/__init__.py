@@ -1,0 +1,1 @@
+"""Labelling steps: each reads an episode and makes label columns."""

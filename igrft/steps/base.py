@@ -1,0 +1,170 @@
+"""What a labelling step is.
+
+A step is a frozen dataclass: its fields are its settings in the pipeline file. It says what it
+needs and makes, and :meth:`Step.open` gives, inside the worker, the function that labels one
+episode. Anything heavy (a model, a decoder) is loaded in ``open``, never in the constructor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from igrft.dataset.reader import DatasetReader
+
+#: The ordered subtasks of an episode and its success: not a column, kept in the episode's record.
+SEGMENTS = "segments"
+
+
+@dataclass
+class EpisodeLabels:
+    """What a step made for one episode.
+
+    Attributes:
+        columns: label columns by name, each [T]; they end up in the dataset.
+        staged: arrays [T, ...] for later steps and later runs; they do not.
+        record: JSON facts about the episode; they end up in ``meta/igrft.json``.
+    """
+
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    staged: dict[str, np.ndarray] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Episode:
+    """One episode as a step sees it: the recording, and what earlier steps made.
+
+    Attributes:
+        dataset: the source, read-only.
+        row: row of the episodes' table (not always the episode's index).
+        labels: columns and staged arrays that earlier steps made, by name.
+        record: facts that earlier steps recorded.
+    """
+
+    dataset: DatasetReader
+    row: int
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def index(self) -> int:
+        """``episode_index``."""
+        return int(self.dataset.episode_indices[self.row])
+
+    @cached_property
+    def length(self) -> int:
+        """T, in frames."""
+        return int(self.dataset.lengths[self.row])
+
+    @property
+    def fps(self) -> float:
+        return self.dataset.fps
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task strings of the episode."""
+        return self.dataset.episode_tasks(self.row)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the recording, [T] or [T, width]."""
+        return self.dataset.column(self.row, name)
+
+    def has(self, name: str) -> bool:
+        """Whether the recording has this column."""
+        return name in self.dataset.features
+
+
+Labeller = Callable[[Episode], EpisodeLabels]
+
+
+@runtime_checkable
+class Step(Protocol):
+    """One labelling step. See :class:`StepDefaults` for what most steps leave as it is."""
+
+    type: ClassVar[str]
+    #: True where an episode takes seconds: staged one by one, run in worker processes, kept in the
+    #: finished dataset for later runs. False where it takes microseconds: staged in batches.
+    heavy: ClassVar[bool]
+    #: Raised when the step's results change meaning, so that staged work of older code is redone.
+    version: ClassVar[int]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns, staged arrays and records that earlier steps must have made."""
+        ...
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """What this step makes."""
+        ...
+
+    def expand(self) -> tuple[Step, ...]:
+        """The steps that stand for this entry of a pipeline; most are themselves."""
+        ...
+
+    def resolve(self, dataset: DatasetReader) -> Step:
+        """Fill in what depends on the dataset (an unset camera), and refuse what cannot work on it.
+
+        Runs once, before any work. Raises IgrftError.
+        """
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """JSON that, with the source, determines the results. Keys staged work."""
+        ...
+
+    def episode_input(self, dataset: DatasetReader, row: int) -> Any:
+        """JSON input of one episode from outside the dataset (its entry in a file of subtasks)."""
+        ...
+
+    @property
+    def reduces(self) -> bool:
+        """Whether :meth:`reduce` must see every episode's record before this step starts."""
+        ...
+
+    def reduce(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> Any:
+        """JSON made from all (episode index, record) that were not set aside; runs once."""
+        ...
+
+    def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
+        """Set up in the worker; return the function that labels one episode.
+
+        The function raises EpisodeError to set the episode aside.
+        """
+        ...
+
+
+class StepDefaults:
+    """Defaults for everything that most steps need not say."""
+
+    heavy: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    def expand(self) -> tuple[Any, ...]:
+        return (self,)
+
+    def resolve(self, dataset: DatasetReader) -> Any:
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def episode_input(self, dataset: DatasetReader, row: int) -> Any:
+        return None
+
+    @property
+    def reduces(self) -> bool:
+        return False
+
+    def reduce(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> Any:
+        return None
