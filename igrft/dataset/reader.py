@@ -82,6 +82,8 @@ class DatasetReader:
     info: dict[str, Any]
     table: pa.Table
     _files: dict[Path, pq.ParquetFile] = field(default_factory=dict, repr=False)
+    _any: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    _last: tuple[Any, pa.Table] | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, root: Path | str) -> DatasetReader:
@@ -101,7 +103,7 @@ class DatasetReader:
         return cls(root, info, read_episodes(root))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_files": {}, "_last": None}
 
     # What there is.
 
@@ -200,7 +202,7 @@ class DatasetReader:
         return file_of, offset
 
     def parquet(self, relative: Path) -> pq.ParquetFile:
-        """An open data file; handles are kept."""
+        """An open data file; handles are kept, 64 at most."""
         if relative not in self._files:
             if len(self._files) >= 64:
                 self._files.pop(next(iter(self._files))).close()
@@ -230,9 +232,8 @@ class DatasetReader:
         )
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         last = int(np.searchsorted(bounds, start + length, side="left"))
-        wanted = list(dict.fromkeys([*names, c.EPISODE_INDEX]))
-        table = parquet.read_row_groups(list(range(first, last)), columns=wanted)
-        table = table.slice(start - int(bounds[first]), length)
+        wanted = tuple(dict.fromkeys([*names, c.EPISODE_INDEX]))
+        table = self._row_groups(relative, first, last, wanted).slice(start - int(bounds[first]), length)
         index = int(self.episode_indices[row])
         found = pc.unique(table.column(c.EPISODE_INDEX)).to_pylist()
         if table.num_rows != length or (length and found != [index]):
@@ -241,6 +242,27 @@ class DatasetReader:
                 f"episodes' table says {length}; run: igrft validate {self.root}"
             )
         return table.select(list(names))
+
+    def _row_groups(self, relative: Path, first: int, last: int, names: tuple[str, ...]) -> pa.Table:
+        """Row groups of a file; the last read is kept, since older files hold many episodes in one."""
+        key = (relative, first, last, names)
+        if self._last is None or self._last[0] != key:
+            self._last = (key, self.parquet(relative).read_row_groups(list(range(first, last)), columns=list(names)))
+        return self._last[1]
+
+    def any_true(self, name: str) -> np.ndarray:
+        """For each episode, whether column ``name`` is true on any frame: bool [episodes]; read once."""
+        if name not in self._any:
+            found = np.zeros(self.num_episodes, dtype=bool)
+            for relative, rows in self.data_files:
+                for taken, table in self.iter_file(relative, rows, names=[name]):
+                    values = to_numpy(table.column(name)).reshape(table.num_rows, -1).astype(bool).any(axis=1)
+                    starts = np.concatenate([[0], np.cumsum(self.lengths[taken])[:-1]])
+                    filled = self.lengths[taken] > 0
+                    if filled.any():
+                        found[taken[filled]] = np.logical_or.reduceat(values, starts[filled])
+            self._any[name] = found
+        return self._any[name]
 
     def column(self, row: int, name: str) -> np.ndarray:
         """One column of an episode as an array [T] or [T, width]."""

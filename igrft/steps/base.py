@@ -88,11 +88,17 @@ class Step(Protocol):
     """One labelling step. See :class:`StepDefaults` for what most steps leave as it is."""
 
     type: ClassVar[str]
-    #: True where an episode takes seconds: staged one by one, run in worker processes, kept in the
-    #: finished dataset for later runs. False where it takes microseconds: staged in batches.
-    heavy: ClassVar[bool]
     #: Raised when the step's results change meaning, so that staged work of older code is redone.
     version: ClassVar[int]
+    #: Settings that are paths: in a pipeline file they are relative to the file.
+    paths: ClassVar[tuple[str, ...]]
+
+    @property
+    def heavy(self) -> bool:
+        """True where an episode takes seconds: staged one by one, run in worker processes, kept in
+        the finished dataset for later runs. False where it takes microseconds: staged in batches.
+        """
+        ...
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -143,8 +149,12 @@ class Step(Protocol):
 class StepDefaults:
     """Defaults for everything that most steps need not say."""
 
-    heavy: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def heavy(self) -> bool:
+        return False
 
     @property
     def needs(self) -> tuple[str, ...]:

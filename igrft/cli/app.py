@@ -1,0 +1,205 @@
+"""The verbs of ``igrft``. Each only parses, calls the Python API and prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from igrft.errors import UsageError
+
+app = typer.Typer(
+    name="igrft",
+    help="Teleoperation recordings in, labelled LeRobot datasets out. The source is never changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+subtasks_app = typer.Typer(help="Subtask labels as files.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(subtasks_app, name="subtasks")
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or a dataset's id on the Hugging Face Hub.")]
+DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="A folder, or a dataset's id on the Hub.")]
+TargetArg = Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to make.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a TARGET that holds something else.")]
+
+
+@app.callback(invoke_without_command=True)
+def _global(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        import igrft
+
+        typer.echo(f"igrft {igrft.__version__}")
+        raise typer.Exit
+    takes_overrides = {"annotate"}
+    if ctx.obj and ctx.invoked_subcommand not in takes_overrides:
+        raise UsageError(f"'igrft {ctx.invoked_subcommand}' takes no dotted options, got --{ctx.obj[0]}")
+
+
+@app.command()
+def convert(
+    source: Source,
+    target: TargetArg,
+    format: Annotated[
+        str | None, typer.Option(help="lerobot-v2.0, lerobot-v2.1 or aloha-hdf5; default: found out by looking.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second, where the recording does not say.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task string, where the recording does not say.")] = None,
+    robot_type: Annotated[str | None, typer.Option(help="Robot type, where the recording does not say.")] = None,
+    rebuild_timestamps: Annotated[
+        bool, typer.Option("--rebuild-timestamps", help="Replace timestamps by frame_index / fps.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> int:
+    """Recordings, or an older LeRobot version, to LeRobot v3.0. Videos are never encoded again."""
+    from igrft.recordings.convert import convert as run
+
+    result = run(
+        source,
+        target,
+        format=format,
+        fps=fps,
+        task=task,
+        robot_type=robot_type,
+        rebuild_timestamps=rebuild_timestamps,
+        overwrite=overwrite,
+        progress=not quiet,
+        warn=lambda text: typer.echo(f"warning: {text}", err=True),
+    )
+    typer.echo(f"{result.target}: {_count(result.episodes, 'episode')}, {result.frames} frames (from {result.format})")
+    _list_set_aside(result.set_aside)
+    return 1 if result.set_aside else 0
+
+
+@app.command()
+def annotate(
+    ctx: typer.Context,
+    source: Source,
+    target: TargetArg,
+    pipeline: Annotated[str, typer.Option(help="Name of a pipeline that comes with igrft, or a YAML file.")] = "offline",
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one a core.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first episode that cannot be labelled.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> int:
+    """Label a LeRobot v3.0 dataset. Run again, it resumes; changed settings redo what depends on them.
+
+    Settings of steps follow as dotted options: --steps.interaction.flow=raft_large
+    """
+    from igrft.pipeline.run import annotate as run
+
+    result = run(
+        source,
+        target,
+        pipeline=pipeline,
+        overrides=ctx.obj or [],
+        workers=workers,
+        strict=strict,
+        overwrite=overwrite,
+        show_progress=not quiet,
+    )
+    done = "already as asked, nothing to do" if result.unchanged else "labelled"
+    typer.echo(f"{result.target}: {_count(result.episodes, 'episode')}, {result.frames} frames {done}")
+    if result.assumed_successes:
+        typer.echo(
+            f"success was assumed for {_count(result.assumed_successes, 'episode')}: neither a subtask file nor the "
+            "dataset says"
+        )
+    _list_set_aside(result.set_aside)
+    return 1 if result.set_aside else 0
+
+
+@app.command()
+def inspect(
+    dataset: DatasetArg,
+    every: Annotated[bool, typer.Option("--all", help="Every episode, however many.")] = False,
+    as_json: Json = False,
+) -> int:
+    """A table of a dataset's episodes and labels."""
+    from igrft.reports.inspect import inspect as run
+
+    found = run(dataset)
+    typer.echo(_dump(found.to_json()) if as_json else found.to_table(limit=None if every else 30))
+    return 0
+
+
+@app.command()
+def validate(
+    dataset: DatasetArg,
+    fast: Annotated[bool, typer.Option("--fast", help="Do not decode videos.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Check a dataset: files, counts, timestamps, videos, and labels against each other."""
+    from igrft.reports.validate import validate as run
+
+    found = run(dataset, videos=not fast, progress=not quiet)
+    typer.echo(_dump(found.to_json()) if as_json else found.to_text())
+    return 0 if found.ok else 1
+
+
+@app.command()
+def report(
+    dataset: DatasetArg,
+    output: Annotated[Path | None, typer.Option(help="Folder for the page; default: beside the dataset.")] = None,
+    episodes: Annotated[str | None, typer.Option(help="Episodes to show, as 0,3,7-9; default: a spread of 12.")] = None,
+    max_episodes: Annotated[int, typer.Option(min=1, help="How many to show where --episodes is not given.")] = 12,
+    quiet: Quiet = False,
+) -> int:
+    """One self-contained HTML page with pictures: are the labels right?"""
+    from igrft.reports.page import report as run
+
+    chosen = _numbers(episodes) if episodes else None
+    path = run(dataset, output, episodes=chosen, max_episodes=max_episodes, progress=not quiet)
+    typer.echo(str(path))
+    return 0
+
+
+@subtasks_app.command("export")
+def subtasks_export(
+    dataset: DatasetArg,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The subtask file to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+) -> int:
+    """Write a dataset's subtasks as a file, to correct by hand and give back as 'overrides'."""
+    from igrft.steps.subtasks.export import export_subtasks
+
+    found = export_subtasks(dataset, file, overwrite=overwrite)
+    typer.echo(f"{file}: {_count(found, 'episode')}")
+    return 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _list_set_aside(reasons: dict[Any, str]) -> None:
+    if reasons:
+        typer.echo(f"{_count(len(reasons), 'episode')} set aside:", err=True)
+        for reason in list(reasons.values())[:20]:
+            typer.echo(f"  {reason}", err=True)
+        if len(reasons) > 20:
+            typer.echo(f"  and {len(reasons) - 20} more, in meta/igrft.json", err=True)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _numbers(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UsageError(f"--episodes must look like 0,3,7-9, got {text!r}")
+        found += range(int(first), int(last or first) + 1)
+    return found

@@ -1,0 +1,96 @@
+"""Entry point of ``igrft``: exit statuses, one-line errors, dotted overrides.
+
+Exit status 0 means that everything asked for was done, 1 a failure (also: episodes set aside), 2
+wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from igrft.errors import IgrftError, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Run a command; return its exit status."""
+    from typer import Abort, TyperException
+
+    from igrft.cli.app import app
+
+    rest, overrides = split_overrides(argv)
+    debug = "--debug" in rest
+    rest = [a for a in rest if a != "--debug"]
+    try:
+        status = app(args=rest, prog_name="igrft", standalone_mode=False, obj=overrides)
+        return status if isinstance(status, int) else 0
+    except TyperException as error:
+        return _wrong_usage(error)
+    except (Abort, KeyboardInterrupt):
+        return _fail("stopped; run the same command again to go on where it was", 130)
+    except UsageError as error:
+        if debug:
+            raise
+        return _fail(str(error), 2)
+    except IgrftError as error:
+        if debug:
+            raise
+        return _fail(str(error), 1)
+    except BrokenPipeError:
+        # The reader (head, less) has left: that is no failure, but stdout must not be flushed again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())
+        return _fail(f"unexpected {type(error).__name__}: {text} (give --debug for the traceback)", 1)
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take ``--a.b.c=value`` and ``--a.b.c value`` out of the arguments.
+
+    Returns:
+        The other arguments, and overrides as ``a.b.c=value``.
+    """
+    rest: list[str] = []
+    overrides: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (word.startswith("--") and "." in name):
+            rest.append(word)
+            continue
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                raise UsageError(f"override {word} has no value; write {word}=VALUE")
+            value = following
+        overrides.append(f"{name[2:]}={value}")
+    return rest, overrides
+
+
+def _wrong_usage(error: Exception) -> int:
+    """Typer's own complaint in one line, with the help that answers it."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message)
+        return 2
+    context = getattr(error, "ctx", None)
+    hint = f" ({context.command_path} --help shows how)" if context else ""
+    return _fail(" ".join(message.split()) + hint, 2)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"igrft: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Runs labelling steps over a dataset and writes the labelled one."""

@@ -1,0 +1,158 @@
+"""Pipeline files: YAML in, a list of steps out."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from igrft.errors import UsageError, did_you_mean
+from igrft.resources import find
+from igrft.steps.base import Step
+from igrft.steps.registry import STEP_TYPES, step_class
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A named list of steps, as the file has them (not yet expanded or resolved)."""
+
+    name: str
+    steps: tuple[Step, ...]
+
+
+def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> Pipeline:
+    """Read a pipeline file, or one that comes with the toolkit by its name.
+
+    Args:
+        name_or_path: ``offline``, or a path.
+        overrides: ``steps.TYPE.KEY=VALUE``, as after ``--`` on the command line. Paths in them are
+            relative to the working directory, paths in the file to the file.
+
+    Raises:
+        UsageError: no such file, not YAML, an unknown step or key (naming the near miss), a bad value.
+    """
+    path = find("pipelines", name_or_path)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, Mapping) or not isinstance(value.get("steps"), list) or not value["steps"]:
+        raise UsageError(f"{path} needs a list of 'steps'")
+    for key in value:
+        if key != "steps":
+            raise UsageError(f"{path} has an unknown key {key!r}{did_you_mean(str(key), ['steps'])}")
+    entries = [_entry(e, path) for e in value["steps"]]
+    for override in overrides:
+        _apply(override, entries)
+    return Pipeline(path.stem, tuple(build_step(e, str(path)) for e in entries))
+
+
+def _entry(entry: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
+        raise UsageError(f"{path}: every step needs a 'type', got {entry!r}")
+    found = dict(entry)
+    cls = _class(found["type"], str(path))
+    for key in getattr(cls, "paths", ()):
+        if isinstance(found.get(key), str):
+            found[key] = str((path.parent / Path(found[key]).expanduser()).resolve())
+    return found
+
+
+def _apply(override: str, entries: list[dict[str, Any]]) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    if not equals or len(parts) != 3 or parts[0] != "steps":
+        raise UsageError(f"override {override!r} is not of the form --steps.TYPE.KEY=VALUE")
+    found = [e for e in entries if e["type"] == parts[1]]
+    if not found:
+        raise UsageError(
+            f"override {override!r}: the pipeline has no step {parts[1]!r}{did_you_mean(parts[1], [e['type'] for e in entries])}"
+        )
+    if len(found) > 1:
+        raise UsageError(f"override {override!r}: the pipeline has {len(found)} steps {parts[1]!r}; edit the file instead")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if parts[2] in getattr(_class(parts[1], "the command line"), "paths", ()) and isinstance(value, str):
+        value = str(Path(value).expanduser().resolve())
+    found[0][parts[2]] = value
+
+
+def _class(name: str, where: str) -> Any:
+    if name not in STEP_TYPES:
+        raise UsageError(f"{where}: unknown step {name!r}{did_you_mean(name, STEP_TYPES)}")
+    return step_class(name)
+
+
+def build_step(entry: Mapping[str, Any], where: str) -> Step:
+    """Make a step from its entry.
+
+    Raises:
+        UsageError: unknown step or key, or a value of the wrong kind.
+    """
+    settings = {k: v for k, v in entry.items() if k != "type"}
+    cls = _class(entry["type"], where)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key, value in settings.items():
+        if key not in fields:
+            raise UsageError(f"{where}: step {entry['type']!r} has no key {key!r}{did_you_mean(key, list(fields))}")
+        settings[key] = _convert(value, hints[key], f"{where}: step {entry['type']!r}: {key}")
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in settings and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UsageError(f"{where}: step {entry['type']!r} needs {missing[0]!r}")
+    try:
+        step: Step = cls(**settings)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return step
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the type that a step's field declares."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for option in args:
+            if option is type(None):
+                continue
+            try:
+                return _convert(value, option, where)
+            except UsageError as error:
+                errors.append(error)
+        raise errors[0]
+    if origin is Literal:
+        if value in args:
+            return value
+        raise UsageError(f"{where} must be one of {', '.join(map(str, args))}{did_you_mean(str(value), list(map(str, args)))}")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{where} must be a list, got {value!r}")
+        return tuple(_convert(v, args[0], where) for v in value)
+    if origin in (dict, Mapping) or hint in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where} must be a mapping, got {value!r}")
+        return dict(value)
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise UsageError(f"{where} must be a {name}, got {value!r}")

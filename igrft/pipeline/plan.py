@@ -1,0 +1,96 @@
+"""What will be done: expanded and resolved steps, checked against each other, and their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from igrft.columns import LABELS
+from igrft.dataset.fingerprint import digest_of
+from igrft.dataset.reader import DatasetReader
+from igrft.errors import IgrftError
+from igrft.pipeline.config import Pipeline
+from igrft.steps.base import SEGMENTS, Step
+from igrft.steps.registry import step_that_makes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order, ready to run on one dataset.
+
+    Attributes:
+        entries: the resolved entries of the pipeline, for the record.
+        steps: the same, expanded.
+        producers: for each step, the numbers of earlier steps whose results it reads.
+        source: fingerprint of the dataset.
+    """
+
+    entries: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    producers: tuple[tuple[int, ...], ...]
+    source: str
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """Steps that run together over an episode: a heavy one alone, cheap ones in a row.
+
+        A step with a reduction opens a group: it waits until all before it are done everywhere.
+        """
+        groups: list[list[int]] = []
+        for i, step in enumerate(self.steps):
+            alone = step.heavy or step.reduces or (bool(groups) and self.steps[groups[-1][-1]].heavy)
+            if groups and not alone:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        return groups
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Label columns that the dataset will hold, in the order of the contract."""
+        made = {m for step in self.steps for m in step.makes}
+        return [name for name in LABELS if name in made]
+
+    def base_key(self, number: int, reduced: Any) -> str:
+        """What determines a step's results on every episode alike."""
+        step = self.steps[number]
+        return digest_of([step.type, step.version, step.settings(), reduced, self.source])
+
+    @staticmethod
+    def episode_key(base: str, episode_input: Any, upstream: Sequence[str]) -> str:
+        """Key of one episode's result: redone when it changes, and only then."""
+        return digest_of([base, episode_input, list(upstream)])
+
+
+def make_plan(pipeline: Pipeline, dataset: DatasetReader, source: str) -> Plan:
+    """Resolve, expand and check a pipeline against a dataset, before any work.
+
+    Raises:
+        IgrftError: a step lacks an input, naming the step that would make it; or a step's own refusal.
+    """
+    entries = tuple(step.resolve(dataset) for step in pipeline.steps)
+    steps = tuple(part for entry in entries for part in entry.expand())
+    made: dict[str, int] = {}
+    producers: list[tuple[int, ...]] = []
+    for i, step in enumerate(steps):
+        for need in step.needs:
+            if need not in made:
+                what = "the episodes' subtasks" if need == SEGMENTS else repr(need)
+                maker = step_that_makes(need)
+                later = any(need in s.makes for s in steps[i + 1 :])
+                hint = f"; move step {maker!r} before it" if later else f"; add a step {maker!r} before it"
+                raise IgrftError(
+                    f"pipeline {pipeline.name!r}: step {step.type!r} needs {what}, which nothing before it makes"
+                    + (hint if maker else "")
+                )
+        producers.append(tuple(sorted({made[n] for n in step.needs})))
+        for what in step.makes:
+            if what in made:
+                raise IgrftError(
+                    f"pipeline {pipeline.name!r}: steps {steps[made[what]].type!r} and {step.type!r} both make {what!r}; "
+                    "remove one of them"
+                )
+            made[what] = i
+    return Plan(entries, steps, tuple(producers), source)

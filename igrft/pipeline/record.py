@@ -1,0 +1,57 @@
+"""``meta/igrft.json``: what was done to a dataset, by what, and what came of each episode."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import igrft
+from igrft.dataset.reader import DatasetReader
+from igrft.pipeline.plan import Plan
+from igrft.steps.base import Step
+
+_PACKAGES = ("lerobot", "datasets", "torch", "torchvision", "numpy", "pyarrow", "opencv-python-headless", "av", "ruptures")
+
+
+def make_record(
+    dataset: DatasetReader, plan: Plan, name: str, key: str, episodes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The record of a run. Names, never paths: a dataset is published, its author's folders are not.
+
+    Args:
+        key: digest of everything that determined the result.
+        episodes: records by episode index.
+    """
+    record = {
+        "igrft_version": igrft.__version__,
+        "packages": package_versions(),
+        "source": {"name": dataset.root.resolve().name, "fingerprint": plan.source},
+        "key": key,
+        "pipeline": {"name": name, "steps": [step_json(step) for step in plan.entries]},
+        "columns": plan.columns,
+        "episodes": episodes,
+    }
+    conversion = (dataset.igrft or {}).get("convert")
+    return record | ({"convert": conversion} if conversion else {})
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a label may depend on."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def step_json(step: Step) -> dict[str, Any]:
+    """A step as the pipeline file would have it; of paths only the last part."""
+    settings = dataclasses.asdict(step)  # type: ignore[call-overload]
+    for name in step.paths:
+        if isinstance(settings.get(name), str):
+            settings[name] = settings[name].rstrip("/").rsplit("/", 1)[-1]
+    return {"type": step.type, **{k: v for k, v in settings.items() if v is not None}}

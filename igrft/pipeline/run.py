@@ -1,0 +1,296 @@
+"""`annotate`: a dataset and a pipeline in, a labelled dataset out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igrft import columns as c
+from igrft.dataset.fingerprint import digest_of, fingerprint
+from igrft.dataset.locate import locate
+from igrft.dataset.reader import DatasetReader
+from igrft.errors import EpisodeError, IgrftError
+from igrft.pipeline.assemble import Assembly
+from igrft.pipeline.config import Pipeline, load_pipeline
+from igrft.pipeline.plan import Plan, make_plan
+from igrft.pipeline.record import make_record
+from igrft.pipeline.staging import Result, Staged, StageStore, merge_staged, write_staged
+from igrft.pipeline.target import Target
+from igrft.pipeline.workers import Job, Task, default_workers, label_episode, merge, one_line, refuse_full_disk, run_tasks
+from igrft.progress import progress
+from igrft.steps.base import Episode, EpisodeLabels
+
+#: Frames of cheap steps that are labelled and staged together.
+_BATCH_FRAMES = 131072
+
+
+@dataclass(frozen=True)
+class AnnotateResult:
+    """What `annotate` did.
+
+    Attributes:
+        target: the labelled dataset.
+        episodes: labelled episodes.
+        frames: their frames.
+        set_aside: reasons by episode index.
+        assumed_successes: episodes whose success nobody stated.
+        unchanged: TARGET already held exactly this, and nothing was written.
+    """
+
+    target: Path
+    episodes: int
+    frames: int
+    set_aside: dict[int, str] = field(default_factory=dict)
+    assumed_successes: int = 0
+    unchanged: bool = False
+
+
+def annotate(
+    source: str | Path,
+    target: str | Path,
+    *,
+    pipeline: str | Path | Pipeline = "offline",
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = False,
+) -> AnnotateResult:
+    """Label a LeRobot v3.0 dataset. Run again, it resumes. The source is never changed.
+
+    Args:
+        source: folder or Hub id of the dataset.
+        target: folder of the labelled dataset; ``target.staging`` beside it holds work in progress.
+        pipeline: name or path of a pipeline file, or a loaded pipeline.
+        overrides: ``steps.TYPE.KEY=VALUE``, applied to the file.
+        workers: processes for heavy steps; None is one a core.
+        strict: stop at the first episode that cannot be labelled, instead of setting it aside.
+        overwrite: replace a TARGET that was not made from this source.
+
+    Raises:
+        UsageError: a wrong call or pipeline file.
+        IgrftError: nothing could be labelled, TARGET is not ours, the disk is full, …
+    """
+    where = Target(Path(target).expanduser())
+    root = locate(source, what="SOURCE")
+    where.check_apart_from(root)
+    dataset = DatasetReader.open(root)
+    loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(str(pipeline), overrides)
+    if not dataset.num_episodes:
+        raise IgrftError(f"{root} has no episode to label")
+    where.recover()
+    plan = make_plan(loaded, dataset, fingerprint(root))
+    where.refuse_strangers(plan.source, overwrite)
+    run = _Run(dataset, plan, where, workers or default_workers(), strict, show_progress)
+    try:
+        return run.go(loaded.name)
+    except OSError as error:
+        refuse_full_disk(error)
+        raise IgrftError(f"{error.filename or where.path}: {error.strerror or one_line(error)}") from error
+
+
+@dataclass
+class _Run:
+    dataset: DatasetReader
+    plan: Plan
+    target: Target
+    workers: int
+    strict: bool
+    show: bool
+    stores: list[StageStore] = field(default_factory=list)
+    keys: list[dict[int, str]] = field(default_factory=list)
+    set_aside: dict[int, str] = field(default_factory=dict)
+    reductions: dict[str, Any] = field(default_factory=dict)
+
+    def go(self, name: str) -> AnnotateResult:
+        self.target.staging.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.target.out, ignore_errors=True)
+        self._find_earlier_work()
+        for group in self.plan.groups:
+            self._run_group(group)
+        result = self._result()
+        if not result.episodes:
+            reasons = next(iter(result.set_aside.values()))
+            raise IgrftError(f"no episode could be labelled; the first: {reasons}")
+        key = digest_of([self.keys, sorted(self.set_aside.items())])
+        earlier = self.target.record()
+        if earlier and earlier.get("key") == key and not self.set_aside:
+            shutil.rmtree(self.target.staging, ignore_errors=True)
+            return AnnotateResult(**{**result.__dict__, "unchanged": True})
+        self._assemble(name, key)
+        return result
+
+    def _find_earlier_work(self) -> None:
+        """Staged results of killed runs, and heavy ones that the finished TARGET kept."""
+        for step in self.plan.steps:
+            store = StageStore(self.target.staging / "steps" / step.type)
+            kept = self.target.path / _kept(step.type)
+            store.scan(*([kept] if kept.is_file() else []))
+            store.forget_set_aside()
+            self.stores.append(store)
+            self.keys.append({})
+
+    # Labelling.
+
+    def _run_group(self, group: list[int]) -> None:
+        rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
+        bases = {}
+        for number in group:
+            step = self.plan.steps[number]
+            reduced = step.reduce(self._records(rows)) if step.reduces else None
+            if step.reduces:
+                self.reductions[step.type] = reduced
+            bases[number] = self.plan.base_key(number, reduced)
+        missing = []
+        for row in rows:
+            complete = True
+            for number in group:
+                try:
+                    episode_input = self.plan.steps[number].episode_input(self.dataset, row)
+                except EpisodeError as error:
+                    self._put_aside(row, one_line(error))
+                    complete = True
+                    break
+                upstream = [self.keys[p][row] for p in self.plan.producers[number]]
+                self.keys[number][row] = self.plan.episode_key(bases[number], episode_input, upstream)
+                complete = complete and self.stores[number].get(row, self.keys[number][row]) is not None
+            if not complete:
+                missing.append(row)
+        if not missing:
+            return
+        names = "+".join(self.plan.steps[n].type for n in group)
+        frames = int(self.dataset.lengths[missing].sum())
+        with progress(names, len(missing), frames, show=self.show) as advance:
+            if self.plan.steps[group[0]].heavy:
+                self._run_heavy(group[0], missing, advance)
+            else:
+                self._run_cheap(group, missing, advance)
+
+    def _run_heavy(self, number: int, rows: list[int], advance: Callable[[int, int], None]) -> None:
+        step, store = self.plan.steps[number], self.stores[number]
+        job = Job(step, self.dataset.root, self.reductions.get(step.type), store.folder)
+        tasks = [
+            Task(row, self.keys[number][row], tuple(self._upstream(number, row)))
+            # Longest first: no worker is left with a long episode when the others are done.
+            for row in sorted(rows, key=lambda r: -int(self.dataset.lengths[r]))
+        ]
+        for staged in run_tasks(job, tasks, self.workers):
+            store.add([staged])
+            if staged.reason is not None:
+                self._put_aside(staged.row, staged.reason)
+            advance(1, int(self.dataset.lengths[staged.row]))
+
+    def _run_cheap(self, group: list[int], rows: list[int], advance: Callable[[int, int], None]) -> None:
+        labellers = {n: self.plan.steps[n].open(self.dataset, self.reductions.get(self.plan.steps[n].type)) for n in group}
+        for batch in _batches(rows, self.dataset.lengths):
+            results: dict[int, list[Result]] = {n: [] for n in group}
+            for row in batch:
+                episode = Episode(self.dataset, row)
+                for producer in sorted({p for n in group for p in self.plan.producers[n]} - set(group)):
+                    merge(episode, self._staged(producer, row).labels())
+                for number in group:
+                    labels, reason = label_episode(labellers[number], episode, self.plan.steps[number])
+                    results[number].append(Result(row, self.keys[number][row], episode.length, labels, reason))
+                    if reason is not None:
+                        self._put_aside(row, reason)
+                        break
+                    merge(episode, labels)
+            for number, found in results.items():
+                if found:
+                    self.stores[number].add(write_staged(self.stores[number].folder, found))
+            advance(len(batch), int(self.dataset.lengths[batch].sum()))
+
+    def _upstream(self, number: int, row: int) -> list[Staged]:
+        return [self._staged(p, row) for p in self.plan.producers[number]]
+
+    def _staged(self, number: int, row: int) -> Staged:
+        staged = self.stores[number].get(row, self.keys[number][row])
+        assert staged is not None
+        return staged
+
+    def _records(self, rows: Sequence[int]) -> list[tuple[int, Mapping[str, Any]]]:
+        """What earlier steps recorded of every episode, in order of the episodes."""
+        return [(int(self.dataset.episode_indices[row]), self._record(row)) for row in rows]
+
+    def _record(self, row: int) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        for number, keys in enumerate(self.keys):
+            if row in keys and (staged := self.stores[number].get(row, keys[row])) is not None:
+                record.update(staged.record)
+        return record
+
+    def _put_aside(self, row: int, reason: str) -> None:
+        if self.strict:
+            raise IgrftError(f"{reason} (--strict stops here; without it the episode is set aside)")
+        self.set_aside[row] = reason
+
+    # Writing.
+
+    def _result(self) -> AnnotateResult:
+        rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
+        assumed = sum(self._record(r).get("success_from") == "assumed" for r in rows)
+        return AnnotateResult(
+            target=self.target.path,
+            episodes=len(rows),
+            frames=int(self.dataset.lengths[rows].sum()),
+            set_aside={int(self.dataset.episode_indices[r]): reason for r, reason in sorted(self.set_aside.items())},
+            assumed_successes=assumed,
+        )
+
+    def _labels(self, row: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        if row in self.set_aside:
+            return None
+        columns: dict[str, np.ndarray] = {}
+        for number, step in enumerate(self.plan.steps):
+            if any(m in c.LABELS for m in step.makes):
+                columns.update(self._staged(number, row).labels().columns)
+        return columns, self._record(row)
+
+    def _assemble(self, name: str, key: str) -> None:
+        rows = range(self.dataset.num_episodes)
+        episodes = {
+            str(int(self.dataset.episode_indices[r])): (
+                {"set_aside": self.set_aside[r]} if r in self.set_aside else self._record(r)
+            )
+            for r in rows
+        }
+        record = make_record(self.dataset, self.plan, name, key, episodes)
+        assembly = Assembly(
+            dataset=self.dataset,
+            columns=self.plan.columns,
+            vocabulary=self.reductions.get("subtask_index"),
+            labels=self._labels,
+            record=record,
+            set_aside=frozenset(self.set_aside),
+        )
+        with progress("writing", self.dataset.num_episodes, self.dataset.num_frames, show=self.show) as advance:
+            assembly.write(self.target.out, advance)
+        for number, step in enumerate(self.plan.steps):
+            if step.heavy:
+                staged = [self._staged(number, r) for r in rows if r not in self.set_aside]
+                merge_staged(self.target.out / _kept(step.type), staged)
+        self.target.publish()
+
+
+def _kept(step_type: str) -> Path:
+    """Where a finished dataset keeps a heavy step's results, so that no later run pays for them again."""
+    return Path("meta") / "igrft" / f"{step_type}.arrow"
+
+
+def _batches(rows: Sequence[int], lengths: np.ndarray) -> list[list[int]]:
+    """Consecutive rows of about ``_BATCH_FRAMES`` frames together."""
+    batches: list[list[int]] = [[]]
+    frames = 0
+    for row in rows:
+        if batches[-1] and frames + int(lengths[row]) > _BATCH_FRAMES:
+            batches.append([])
+            frames = 0
+        batches[-1].append(row)
+        frames += int(lengths[row])
+    return batches
+

@@ -1,0 +1,94 @@
+"""TARGET: absent or whole. Who may write there, and how it appears in one rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igrft.dataset.reader import IGRFT, read_json
+from igrft.errors import IgrftError, UsageError
+
+
+@dataclass(frozen=True)
+class Target:
+    """The folder to make, and the sibling in which it is prepared."""
+
+    path: Path
+
+    @property
+    def staging(self) -> Path:
+        return self.path.with_name(self.path.name + ".staging")
+
+    @property
+    def out(self) -> Path:
+        """Where the finished dataset is put together."""
+        return self.staging / "out"
+
+    @property
+    def replaced(self) -> Path:
+        """Where an older TARGET waits while the new one takes its name."""
+        return self.staging / "replaced"
+
+    @property
+    def occupied(self) -> bool:
+        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+
+    def check_apart_from(self, source: Path) -> None:
+        """Refuse a TARGET that is the source, lies in it, or holds it.
+
+        Raises:
+            UsageError: saying which.
+        """
+        a, b = source.resolve(), self.path.resolve()
+        if a == b:
+            raise UsageError(f"SOURCE and TARGET are the same folder ({source}); name another TARGET")
+        if a in b.parents or b in a.parents:
+            raise UsageError(f"SOURCE ({source}) and TARGET ({self.path}) lie one inside the other; name another TARGET")
+        if self.staging.resolve() == a or self.staging.resolve() in a.parents:
+            raise UsageError(f"SOURCE lies in {self.staging}, the folder in which TARGET is prepared; name another TARGET")
+
+    def recover(self) -> None:
+        """Undo a replacement that was killed between its two renames."""
+        if self.replaced.exists() and not self.path.exists():
+            os.replace(self.replaced, self.path)
+
+    def record(self) -> dict[str, Any] | None:
+        """``meta/igrft.json`` of the TARGET that is there, or None."""
+        path = self.path / IGRFT
+        if not path.is_file():
+            return None
+        try:
+            value = read_json(path)
+        except IgrftError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    def refuse_strangers(self, fingerprint: str, overwrite: bool) -> None:
+        """Only what igrft made from the same source may be replaced without ``--overwrite``.
+
+        Raises:
+            IgrftError: something else is there.
+        """
+        if not self.occupied or overwrite:
+            return
+        made_from = ((self.record() or {}).get("source") or {}).get("fingerprint")
+        if made_from is None:
+            raise IgrftError(f"{self.path} exists and was not made by igrft annotate; name another TARGET or give --overwrite")
+        if made_from != fingerprint:
+            raise IgrftError(
+                f"{self.path} was made from another source, or the source has changed since; "
+                "name another TARGET or give --overwrite"
+            )
+
+    def publish(self) -> None:
+        """Give ``out`` the name TARGET, in one rename where none is there, and remove the staging folder."""
+        if self.occupied:
+            shutil.rmtree(self.replaced, ignore_errors=True)
+            os.replace(self.path, self.replaced)
+        elif self.path.exists():
+            self.path.rmdir()
+        os.replace(self.out, self.path)
+        shutil.rmtree(self.staging, ignore_errors=True)
