@@ -352,7 +352,7 @@ def read_episodes(root: Path, *, statistics: bool = False) -> pa.Table:
         try:
             names = pq.read_schema(path).names
             wanted = names if statistics else [n for n in names if not n.startswith("stats/")]
-            tables.append(pq.read_table(path, columns=wanted))
+            tables.append(read_table(path, wanted))
         except (pa.ArrowInvalid, OSError) as error:
             raise IgrftError(f"{path} cannot be read ({error}); restore it from the source") from None
     table = pa.concat_tables(tables, promote_options="permissive")
@@ -362,6 +362,12 @@ def read_episodes(root: Path, *, statistics: bool = False) -> pa.Table:
     return table if (np.diff(order) == 1).all() else table.take(order)
 
 
+def read_table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """A small parquet file. Unlike ``pyarrow.parquet.read_table`` this does not import pandas."""
+    with pq.ParquetFile(path) as parquet:
+        return parquet.read(columns=None if names is None else list(names))
+
+
 def read_strings_by_index(path: Path, index_column: str, string_column: str) -> list[str]:
     """Strings of ``tasks.parquet`` or ``subtasks.parquet`` by their index.
 
@@ -369,7 +375,7 @@ def read_strings_by_index(path: Path, index_column: str, string_column: str) -> 
     """
     if not path.is_file():
         raise IgrftError(f"{path} is missing; restore it from the source")
-    table = pq.read_table(path)
+    table = read_table(path)
     name = next((n for n in (string_column, "__index_level_0__") if n in table.column_names), None)
     if name is None or index_column not in table.column_names:
         raise IgrftError(f"{path} has no columns {index_column!r} and {string_column!r}")

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from igrft import columns as c
 from igrft.dataset.language import language_column
 from igrft.dataset.links import link_tree
 from igrft.dataset.parquet import DataWriter, with_pandas_index, write_json, write_table
-from igrft.dataset.reader import EPISODES, IGRFT, INFO, STATS, SUBTASKS, DatasetReader, read_json
+from igrft.dataset.reader import EPISODES, IGRFT, INFO, STATS, SUBTASKS, DatasetReader, read_json, read_table
 from igrft.dataset.statistics import NAMES, aggregate, episode_statistics, stacked_columns
 
 #: What one episode's labels are, by table row: columns by name and the record; None if set aside.
@@ -160,7 +159,7 @@ class Assembly:
     def _write_episodes(self, out: Path, statistics: LabelStatistics) -> None:
         row_of = {int(index): row for row, index in enumerate(self.dataset.episode_indices)}
         for path in sorted((self.dataset.root / EPISODES).glob("*/*.parquet")):
-            table = pq.read_table(path)
+            table = read_table(path)
             stale = [n for n in table.column_names if n.startswith("stats/") and n.split("/")[1] in self.columns]
             table = table.drop_columns([n for n in stale if n.split("/")[1] in statistics.values])
             rows = [row_of[i] for i in table.column("episode_index").to_pylist()]

@@ -48,7 +48,9 @@ class Staged:
 
     def rows(self) -> pa.RecordBatch:
         """The arrays as Arrow; only their batch of the file is read."""
-        return _open(str(self.path)).get_batch(self.batch).slice(self.offset, self.length)
+        stat = self.path.stat()
+        reader = _open(str(self.path), (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return reader.get_batch(self.batch).slice(self.offset, self.length)
 
     def labels(self) -> EpisodeLabels:
         """Read the arrays."""
@@ -76,7 +78,8 @@ class Result:
 
 
 @lru_cache(maxsize=16)
-def _open(path: str) -> pa.ipc.RecordBatchFileReader:
+def _open(path: str, version: tuple[int, int, int]) -> pa.ipc.RecordBatchFileReader:
+    """An open staged file. Another file under the same name is another ``version``."""
     return pa.ipc.open_file(pa.memory_map(path))
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +107,11 @@ def run_tasks(job: Job, tasks: Sequence[Task], workers: int) -> Iterator[Staged]
 
 
 def _run_pool(job: Job, tasks: Sequence[Task], workers: int, unfinished: list[Task]) -> Iterator[Staged]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job, os.getpid()))
+    # loky rather than concurrent.futures: its workers do not run the caller's script again, so that
+    # igrft.annotate() works from a script without a __main__ guard, and it does not fork threads.
+    from loky import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(workers, initializer=_start, initargs=(job, os.getpid()))
     waiting: dict[Future[Staged], Task] = {}
     queue = iter(tasks)
     try:
@@ -138,7 +140,7 @@ def _run_pool(job: Job, tasks: Sequence[Task], workers: int, unfinished: list[Ta
                     unfinished.append(task)
                     broken = True
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, kill_workers=bool(waiting))
 
 
 _RUN: Callable[[Task], Staged] | None = None

@@ -6,10 +6,10 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "interaction": ("igrft.steps.interaction", "Interaction"),
-    "returns": ("igrft.steps.rewards", "Returns"),
-    "rewards": ("igrft.steps.rewards", "Rewards"),
     "subtasks": ("igrft.steps.subtasks", "Subtasks"),
+    "rewards": ("igrft.steps.rewards", "Rewards"),
+    "returns": ("igrft.steps.rewards", "Returns"),
+    "interaction": ("igrft.steps.interaction", "Interaction"),
 }
 
 #: The ``type`` of every step.
