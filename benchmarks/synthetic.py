@@ -53,7 +53,10 @@ def write_dataset(
         "observation.state": {"dtype": "float32", "shape": [width], "names": None},
         "action": {"dtype": "float32", "shape": [width], "names": None},
         "timestamp": {"dtype": "float32", "shape": [1], "names": None},
-        **{k: {"dtype": "int64", "shape": [1], "names": None} for k in ("frame_index", "episode_index", "index", "task_index")},
+        **{
+            k: {"dtype": "int64", "shape": [1], "names": None}
+            for k in ("frame_index", "episode_index", "index", "task_index")
+        },
     }
     if with_subtasks:
         features["subtask_index"] = {"dtype": "int64", "shape": [1], "names": None}
@@ -80,7 +83,9 @@ def write_dataset(
             columns["index"] = pa.array(np.arange(n) + starts[e])
             columns["task_index"] = pa.array(np.zeros(n, np.int64))
             if with_subtasks:
-                columns["subtask_index"] = pa.array(np.repeat(np.arange(len(segments)), [b - a for _, a, b in segments]))
+                columns["subtask_index"] = pa.array(
+                    np.repeat(np.arange(len(segments)), [b - a for _, a, b in segments])
+                )
             table = pa.table(columns)
             if one_row_group:
                 pending.append(table)

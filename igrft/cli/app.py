@@ -85,9 +85,13 @@ def annotate(
     ctx: typer.Context,
     source: Source,
     target: TargetArg,
-    pipeline: Annotated[str, typer.Option(help="Name of a pipeline that comes with igrft, or a YAML file.")] = "offline",
+    pipeline: Annotated[
+        str, typer.Option(help="Name of a pipeline that comes with igrft, or a YAML file.")
+    ] = "offline",
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one a core.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first episode that cannot be labelled.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first episode that cannot be labelled.")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> int:

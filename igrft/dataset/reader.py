@@ -207,11 +207,14 @@ class DatasetReader:
             if len(self._files) >= 64:
                 self._files.pop(next(iter(self._files))).close()
             try:
-                self._files[relative] = pq.ParquetFile(self.root / relative)
+                # Buffered ahead, a file would be held in memory whole until its handle is closed.
+                self._files[relative] = pq.ParquetFile(self.root / relative, pre_buffer=False)
             except FileNotFoundError:
                 raise IgrftError(f"{self.root / relative} is missing; restore it from the source") from None
             except pa.ArrowInvalid as error:
-                raise IgrftError(f"{self.root / relative} cannot be read ({error}); restore it from the source") from None
+                raise IgrftError(
+                    f"{self.root / relative} cannot be read ({error}); restore it from the source"
+                ) from None
         return self._files[relative]
 
     def rows(self, row: int, names: Sequence[str]) -> pa.Table:
@@ -318,7 +321,9 @@ class DatasetReader:
         values: dict[str, Any] = {}
         for key in ("chunk_index", "file_index", "from_timestamp", "to_timestamp"):
             if prefix + key not in self.table.column_names:
-                raise IgrftError(f"{self.root / EPISODES} has no column {prefix + key!r}; run: igrft validate {self.root}")
+                raise IgrftError(
+                    f"{self.root / EPISODES} has no column {prefix + key!r}; run: igrft validate {self.root}"
+                )
             values[key] = self.table.column(prefix + key)[row].as_py()
         if values["chunk_index"] is None:
             index = int(self.episode_indices[row])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import queue
 import threading
@@ -17,7 +18,7 @@ from igrft import columns as c
 from igrft.dataset.language import language_column
 from igrft.dataset.links import link_tree
 from igrft.dataset.parquet import DataWriter, with_pandas_index, write_json, write_table
-from igrft.dataset.reader import EPISODES, IGRFT, INFO, STATS, SUBTASKS, DatasetReader, read_json, read_table
+from igrft.dataset.reader import EPISODES, INFO, STATS, SUBTASKS, DatasetReader, read_json, read_table
 from igrft.dataset.statistics import NAMES, aggregate, episode_statistics, stacked_columns
 
 #: What one episode's labels are, by table row: columns by name and the record; None if set aside.
@@ -66,7 +67,6 @@ class Assembly:
         columns: label columns to write, in order.
         vocabulary: rows of ``meta/subtasks.parquet``, or None where no step found subtasks.
         labels: gives an episode's labels.
-        record: ``meta/igrft.json``.
         set_aside: table rows that count in no statistic.
     """
 
@@ -74,7 +74,6 @@ class Assembly:
     columns: list[str]
     vocabulary: list[str] | None
     labels: LabelSource
-    record: Mapping[str, Any]
     set_aside: frozenset[int]
 
     @property
@@ -91,7 +90,12 @@ class Assembly:
         """
         out.mkdir(parents=True)
         link_tree(self.dataset.root, out, skip=_REWRITTEN)
-        link_tree(self.dataset.root / "meta", out / "meta", skip=("episodes", "info.json", "stats.json", "subtasks.parquet", "igrft.json", "igrft"), copy=True)
+        link_tree(
+            self.dataset.root / "meta",
+            out / "meta",
+            skip=("episodes", "info.json", "stats.json", "subtasks.parquet", "igrft.json", "igrft"),
+            copy=True,
+        )
         numeric = [n for n in self.written if n != c.LANGUAGE_PERSISTENT]
         statistics = LabelStatistics(numeric, self.dataset.num_episodes)
         for relative, rows in self.dataset.data_files:
@@ -107,7 +111,6 @@ class Assembly:
                 }
             )
             write_table(out / SUBTASKS, with_pandas_index(table, "subtask"))
-        write_json(out / IGRFT, self.record, indent=None)
 
     # Data files.
 
@@ -127,7 +130,7 @@ class Assembly:
             for taken, table in self.dataset.iter_file(relative, rows):
                 labelled = self._label_table(taken, table, schema, statistics)
                 lengths = self.dataset.lengths[taken]
-                background.run(lambda t=labelled, n=lengths: writer.write(t, n))
+                background.run(functools.partial(writer.write, labelled, lengths))
                 progress(len(taken), int(lengths.sum()))
 
     def _label_table(
@@ -195,7 +198,9 @@ class Assembly:
             names = {s: f"stats/{feature}/{s}" for s in NAMES if f"stats/{feature}/{s}" in table.column_names}
             if not {"min", "max", "mean", "std", "count"} <= set(names):
                 continue
-            parts = {s: np.array(table.column(n).filter(pa.array(keep)).to_pylist(), dtype=float) for s, n in names.items()}
+            parts = {
+                s: np.array(table.column(n).filter(pa.array(keep)).to_pylist(), dtype=float) for s, n in names.items()
+            }
             found[feature] = {s: v.tolist() for s, v in aggregate(parts).items()}
         return found
 
@@ -261,5 +266,3 @@ class _Background:
         self._thread.join()
         if kind is None and self._error is not None:
             raise self._error
-
-

@@ -71,11 +71,12 @@ def _apply(override: str, entries: list[dict[str, Any]]) -> None:
         raise UsageError(f"override {override!r} is not of the form --steps.TYPE.KEY=VALUE")
     found = [e for e in entries if e["type"] == parts[1]]
     if not found:
-        raise UsageError(
-            f"override {override!r}: the pipeline has no step {parts[1]!r}{did_you_mean(parts[1], [e['type'] for e in entries])}"
-        )
+        near = did_you_mean(parts[1], [e["type"] for e in entries])
+        raise UsageError(f"override {override!r}: the pipeline has no step {parts[1]!r}{near}")
     if len(found) > 1:
-        raise UsageError(f"override {override!r}: the pipeline has {len(found)} steps {parts[1]!r}; edit the file instead")
+        raise UsageError(
+            f"override {override!r}: the pipeline has {len(found)} steps {parts[1]!r}; edit the file instead"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -137,7 +138,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise UsageError(f"{where} must be one of {', '.join(map(str, args))}{did_you_mean(str(value), list(map(str, args)))}")
+        raise UsageError(
+            f"{where} must be one of {', '.join(map(str, args))}{did_you_mean(str(value), list(map(str, args)))}"
+        )
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UsageError(f"{where} must be a list, got {value!r}")

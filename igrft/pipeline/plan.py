@@ -89,8 +89,8 @@ def make_plan(pipeline: Pipeline, dataset: DatasetReader, source: str) -> Plan:
         for what in step.makes:
             if what in made:
                 raise IgrftError(
-                    f"pipeline {pipeline.name!r}: steps {steps[made[what]].type!r} and {step.type!r} both make {what!r}; "
-                    "remove one of them"
+                    f"pipeline {pipeline.name!r}: steps {steps[made[what]].type!r} and {step.type!r} both make "
+                    f"{what!r}; remove one of them"
                 )
             made[what] = i
     return Plan(entries, steps, tuple(producers), source)

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import igrft
+from igrft.dataset.parquet import whole_file
 from igrft.dataset.reader import DatasetReader
 from igrft.pipeline.plan import Plan
 from igrft.steps.base import Step
 
-_PACKAGES = ("lerobot", "datasets", "torch", "torchvision", "numpy", "pyarrow", "opencv-python-headless", "av", "ruptures")
+_PACKAGES = (
+    "lerobot",
+    "datasets",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pyarrow",
+    "opencv-python-headless",
+    "av",
+    "ruptures",
+)
 
 
-def make_record(
-    dataset: DatasetReader, plan: Plan, name: str, key: str, episodes: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """The record of a run. Names, never paths: a dataset is published, its author's folders are not.
+def record_head(dataset: DatasetReader, plan: Plan, name: str, key: str) -> dict[str, Any]:
+    """The record of a run but for its episodes. Names, never paths: a dataset is published, its
+    author's folders are not.
 
     Args:
         key: digest of everything that determined the result.
-        episodes: records by episode index.
     """
     record = {
         "igrft_version": igrft.__version__,
@@ -31,10 +42,19 @@ def make_record(
         "key": key,
         "pipeline": {"name": name, "steps": [step_json(step) for step in plan.entries]},
         "columns": plan.columns,
-        "episodes": episodes,
     }
     conversion = (dataset.igrft or {}).get("convert")
     return record | ({"convert": conversion} if conversion else {})
+
+
+def write_record(path: Path, head: Mapping[str, Any], episodes: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    """Write ``meta/igrft.json``, an episode at a time, so that memory does not grow with their number."""
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(head, ensure_ascii=False, allow_nan=False)[:-1] + ',\n"episodes": {')
+        for i, (index, record) in enumerate(episodes):
+            stream.write(",\n" if i else "\n")
+            stream.write(f'"{index}": ' + json.dumps(record, ensure_ascii=False, allow_nan=False))
+        stream.write("\n}}\n")
 
 
 def package_versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,26 @@ import numpy as np
 from igrft import columns as c
 from igrft.dataset.fingerprint import digest_of, fingerprint
 from igrft.dataset.locate import locate
-from igrft.dataset.reader import DatasetReader
+from igrft.dataset.reader import IGRFT, DatasetReader
 from igrft.errors import EpisodeError, IgrftError
 from igrft.pipeline.assemble import Assembly
 from igrft.pipeline.config import Pipeline, load_pipeline
 from igrft.pipeline.plan import Plan, make_plan
-from igrft.pipeline.record import make_record
+from igrft.pipeline.record import record_head, write_record
 from igrft.pipeline.staging import Result, Staged, StageStore, merge_staged, write_staged
 from igrft.pipeline.target import Target
-from igrft.pipeline.workers import Job, Task, default_workers, label_episode, merge, one_line, refuse_full_disk, run_tasks
+from igrft.pipeline.workers import (
+    Job,
+    Task,
+    default_workers,
+    label_episode,
+    merge,
+    one_line,
+    refuse_full_disk,
+    run_tasks,
+)
 from igrft.progress import progress
-from igrft.steps.base import Episode, EpisodeLabels
+from igrft.steps.base import Episode
 
 #: Frames of cheap steps that are labelled and staged together.
 _BATCH_FRAMES = 131072
@@ -186,7 +195,9 @@ class _Run:
             advance(1, int(self.dataset.lengths[staged.row]))
 
     def _run_cheap(self, group: list[int], rows: list[int], advance: Callable[[int, int], None]) -> None:
-        labellers = {n: self.plan.steps[n].open(self.dataset, self.reductions.get(self.plan.steps[n].type)) for n in group}
+        labellers = {
+            n: self.plan.steps[n].open(self.dataset, self.reductions.get(self.plan.steps[n].type)) for n in group
+        }
         for batch in _batches(rows, self.dataset.lengths):
             results: dict[int, list[Result]] = {n: [] for n in group}
             for row in batch:
@@ -213,9 +224,10 @@ class _Run:
         assert staged is not None
         return staged
 
-    def _records(self, rows: Sequence[int]) -> list[tuple[int, Mapping[str, Any]]]:
+    def _records(self, rows: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """What earlier steps recorded of every episode, in order of the episodes."""
-        return [(int(self.dataset.episode_indices[row]), self._record(row)) for row in rows]
+        for row in rows:
+            yield int(self.dataset.episode_indices[row]), self._record(row)
 
     def _record(self, row: int) -> dict[str, Any]:
         record: dict[str, Any] = {}
@@ -251,28 +263,25 @@ class _Run:
                 columns.update(self._staged(number, row).labels().columns)
         return columns, self._record(row)
 
+    def _final_records(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        for row, index in enumerate(self.dataset.episode_indices.tolist()):
+            aside = self.set_aside.get(row)
+            yield index, self._record(row) if aside is None else {"set_aside": aside}
+
     def _assemble(self, name: str, key: str) -> None:
-        rows = range(self.dataset.num_episodes)
-        episodes = {
-            str(int(self.dataset.episode_indices[r])): (
-                {"set_aside": self.set_aside[r]} if r in self.set_aside else self._record(r)
-            )
-            for r in rows
-        }
-        record = make_record(self.dataset, self.plan, name, key, episodes)
         assembly = Assembly(
             dataset=self.dataset,
             columns=self.plan.columns,
             vocabulary=self.reductions.get("subtask_index"),
             labels=self._labels,
-            record=record,
             set_aside=frozenset(self.set_aside),
         )
         with progress("writing", self.dataset.num_episodes, self.dataset.num_frames, show=self.show) as advance:
             assembly.write(self.target.out, advance)
+        write_record(self.target.out / IGRFT, record_head(self.dataset, self.plan, name, key), self._final_records())
         for number, step in enumerate(self.plan.steps):
             if step.heavy:
-                staged = [self._staged(number, r) for r in rows if r not in self.set_aside]
+                staged = [self._staged(number, r) for r in range(self.dataset.num_episodes) if r not in self.set_aside]
                 merge_staged(self.target.out / _kept(step.type), staged)
         self.target.publish()
 
@@ -293,4 +302,3 @@ def _batches(rows: Sequence[int], lengths: np.ndarray) -> list[list[int]]:
         batches[-1].append(row)
         frames += int(lengths[row])
     return batches
-

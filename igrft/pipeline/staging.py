@@ -25,7 +25,7 @@ _META = b"igrft"
 _COLUMN, _STAGED = "column:", "staged:"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Staged:
     """One episode's result of one step: where its arrays lie, and what was recorded.
 
@@ -33,7 +33,7 @@ class Staged:
         row: row of the episodes' table.
         key: digest of all that determined the result.
         path: the staged file; ``batch``, ``offset`` and ``length`` say which of its rows.
-        record: what the step recorded.
+        text: what the step recorded, as JSON: a tenth of the memory of the objects.
         reason: why the episode was set aside, or None.
     """
 
@@ -43,8 +43,13 @@ class Staged:
     batch: int
     offset: int
     length: int
-    record: Mapping[str, Any]
+    text: str
     reason: str | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the step recorded."""
+        return json.loads(self.text)
 
     def rows(self) -> pa.RecordBatch:
         """The arrays as Arrow; only their batch of the file is read."""
@@ -54,7 +59,7 @@ class Staged:
 
     def labels(self) -> EpisodeLabels:
         """Read the arrays."""
-        out = EpisodeLabels(record=dict(self.record))
+        out = EpisodeLabels(record=self.record)
         batch = self.rows()
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if pa.types.is_fixed_size_list(column.type):
@@ -124,9 +129,7 @@ def write_staged(folder: Path, results: Sequence[Result]) -> list[Staged]:
     entries, offset = [], 0
     for r in results:
         length = r.length if r.reason is None and arrays else 0
-        entries.append(
-            _entry(Staged(r.row, r.key, folder, 0, offset, length, r.labels.record, r.reason))
-        )
+        entries.append(_entry(Staged(r.row, r.key, folder, 0, offset, length, json.dumps(r.labels.record), r.reason)))
         offset += length
     name = f"{results[0].row:06d}-{results[-1].row:06d}-{digest_of([r.key for r in results])}.arrow"
     path = folder / name
@@ -173,14 +176,14 @@ def _entry(s: Staged) -> dict[str, Any]:
         "batch": s.batch,
         "offset": s.offset,
         "length": s.length,
-        "record": dict(s.record),
+        "record": s.text,
         "reason": s.reason,
     }
 
 
 def _staged(entry: Mapping[str, Any], path: Path) -> Staged:
     numbers = {k: int(entry[k]) for k in ("row", "batch", "offset", "length")}
-    return Staged(key=entry["key"], path=path, record=entry["record"], reason=entry["reason"], **numbers)
+    return Staged(key=entry["key"], path=path, text=entry["record"], reason=entry["reason"], **numbers)
 
 
 def _to_arrow(values: np.ndarray) -> pa.Array:

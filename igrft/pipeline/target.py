@@ -46,9 +46,13 @@ class Target:
         if a == b:
             raise UsageError(f"SOURCE and TARGET are the same folder ({source}); name another TARGET")
         if a in b.parents or b in a.parents:
-            raise UsageError(f"SOURCE ({source}) and TARGET ({self.path}) lie one inside the other; name another TARGET")
+            raise UsageError(
+                f"SOURCE ({source}) and TARGET ({self.path}) lie one inside the other; name another TARGET"
+            )
         if self.staging.resolve() == a or self.staging.resolve() in a.parents:
-            raise UsageError(f"SOURCE lies in {self.staging}, the folder in which TARGET is prepared; name another TARGET")
+            raise UsageError(
+                f"SOURCE lies in {self.staging}, the folder in which TARGET is prepared; name another TARGET"
+            )
 
     def recover(self) -> None:
         """Undo a replacement that was killed between its two renames."""
@@ -76,7 +80,9 @@ class Target:
             return
         made_from = ((self.record() or {}).get("source") or {}).get("fingerprint")
         if made_from is None:
-            raise IgrftError(f"{self.path} exists and was not made by igrft annotate; name another TARGET or give --overwrite")
+            raise IgrftError(
+                f"{self.path} exists and was not made by igrft annotate; name another TARGET or give --overwrite"
+            )
         if made_from != fingerprint:
             raise IgrftError(
                 f"{self.path} was made from another source, or the source has changed since; "

@@ -61,7 +61,10 @@ def label_episode(label: Labeller, episode: Episode, step: Step) -> tuple[Episod
         refuse_full_disk(error)
         return EpisodeLabels(), f"episode {episode.index}: {one_line(error)}"
     except Exception as error:
-        return EpisodeLabels(), f"episode {episode.index}: step {step.type!r} failed: {type(error).__name__}: {one_line(error)}"
+        return (
+            EpisodeLabels(),
+            f"episode {episode.index}: step {step.type!r} failed: {type(error).__name__}: {one_line(error)}",
+        )
     for name, values in (*labels.columns.items(), *labels.staged.items()):
         if len(values) != episode.length:
             raise IgrftError(
@@ -162,7 +165,7 @@ def _start(job: Job, parent: int) -> None:
         # Raised by the first task instead: an initializer's own error is lost with its process.
         failure = error if isinstance(error, IgrftError) else IgrftError(f"step {job.step.type!r}: {one_line(error)}")
 
-        def _RUN(_: Task) -> Staged:  # noqa: N802
+        def _RUN(_: Task) -> Staged:
             raise failure
 
 

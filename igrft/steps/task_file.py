@@ -157,6 +157,3 @@ def task_content(path: str) -> list[Any]:
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().strip().rstrip(".!").replace("_", " ").split())
-
-
-

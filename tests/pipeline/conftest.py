@@ -51,5 +51,7 @@ def edit_subtasks(path: Path, change: Callable[[dict], None]) -> None:
 def tree_digest(root: Path) -> dict[str, str]:
     """SHA-256 of every file under ``root``."""
     return {
-        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
     }

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pipeline.conftest import edit_subtasks, tree_digest
 
 from igrft import annotate
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError
 from igrft.rewards import combine, return_to_go, subtask_rewards, trajectory_rewards
+from pipeline.conftest import edit_subtasks, tree_digest
 
 
 def labels_of(root: Path) -> dict[str, np.ndarray]:
@@ -132,7 +132,11 @@ def test_nothing_labelled_is_an_error(source, subtask_file, pipeline_file, tmp_p
 
 def test_recorded_facts_of_the_source_win(source, pipeline_file, tmp_path):
     add_column(source, c.SUCCESS, lambda n, e: np.arange(n) == n - 1 if e % 2 else np.zeros(n, bool), "bool")
-    annotate(source, tmp_path / "out", pipeline=pipeline_file([{"type": "subtasks", "source": "proprio"}, {"type": "rewards"}]))
+    annotate(
+        source,
+        tmp_path / "out",
+        pipeline=pipeline_file([{"type": "subtasks", "source": "proprio"}, {"type": "rewards"}]),
+    )
     dataset = DatasetReader.open(tmp_path / "out")
     records = dataset.igrft["episodes"]
     assert [records[str(e)]["success"] for e in range(6)] == [False, True] * 3

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pipeline.conftest import edit_subtasks, tree_digest
 from synthetic import write_dataset
 
 from igrft import annotate
@@ -24,6 +23,7 @@ from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError
 from igrft.pipeline.staging import StageStore
 from igrft.steps.subtasks import proprio
+from pipeline.conftest import tree_digest
 
 PROPRIO = [{"type": "subtasks", "source": "proprio"}, {"type": "rewards"}, {"type": "returns"}]
 
@@ -64,7 +64,9 @@ def test_corrections_redo_only_the_episodes_they_name(source, pipeline_file, tmp
     annotate(source, tmp_path / "out", pipeline=path, workers=1)
     length = int(DatasetReader.open(source).lengths[2])
     fixes.write_text(
-        json.dumps({"episodes": {"2": {"success": False, "subtasks": [{"name": "all of it", "start": 0, "end": length}]}}})
+        json.dumps(
+            {"episodes": {"2": {"success": False, "subtasks": [{"name": "all of it", "start": 0, "end": length}]}}}
+        )
     )
     calls.clear()
     annotate(source, tmp_path / "out", pipeline=path, workers=1)
@@ -197,9 +199,9 @@ def labels_bytes(root: Path) -> dict[str, bytes]:
         table = pq.ParquetFile(root / path).read()
         for n in names:
             found[n] += table.column(n).to_numpy().tobytes()
-        found[c.LANGUAGE_PERSISTENT] = found.get(c.LANGUAGE_PERSISTENT, b"") + str(
-            table.column(c.LANGUAGE_PERSISTENT).to_pylist()
-        ).encode()
+        found[c.LANGUAGE_PERSISTENT] = (
+            found.get(c.LANGUAGE_PERSISTENT, b"") + str(table.column(c.LANGUAGE_PERSISTENT).to_pylist()).encode()
+        )
     return found
 
 
@@ -212,7 +214,17 @@ def kill_and_resume(source: Path, target: Path, pipeline: Path, kills: int, seed
 
     After every kill TARGET is absent or whole. Returns (kills that struck, runs that finished).
     """
-    command = [sys.executable, "-m", "igrft.cli.main", "annotate", str(source), str(target), "--pipeline", str(pipeline), "-q"]
+    command = [
+        sys.executable,
+        "-m",
+        "igrft.cli.main",
+        "annotate",
+        str(source),
+        str(target),
+        "--pipeline",
+        str(pipeline),
+        "-q",
+    ]
     begun = time.monotonic()
     subprocess.run([*command[:5], str(target) + "-measure", *command[6:]], check=True, capture_output=True)
     duration = time.monotonic() - begun
@@ -220,7 +232,9 @@ def kill_and_resume(source: Path, target: Path, pipeline: Path, kills: int, seed
     rng = random.Random(seed)
     struck = finished = 0
     while struck < kills:
-        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             process.wait(rng.uniform(0.15, 1.05) * duration)
         except subprocess.TimeoutExpired:

@@ -101,7 +101,9 @@ def _from_index(dataset: DatasetReader, row: int) -> list[Segment] | None:
         return None
     index = int(dataset.episode_indices[row])
     if values.min() < 0 or values.max() >= len(names):
-        raise EpisodeError(f"episode {index}: subtask_index {values.min()} … {values.max()} leaves meta/subtasks.parquet")
+        raise EpisodeError(
+            f"episode {index}: subtask_index {values.min()} … {values.max()} leaves meta/subtasks.parquet"
+        )
     starts = np.flatnonzero(np.diff(values, prepend=values[0] - 1))
     return _close([names[values[s]] for s in starts], starts.tolist(), len(values))
 

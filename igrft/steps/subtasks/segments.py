@@ -45,7 +45,9 @@ def parse_segments(entries: Any, where: str) -> list[Segment]:
             raise EpisodeError(f"{where}: subtask {i} needs a name")
         for key, value in (("start", start), ("end", end)):
             if isinstance(value, bool) or not isinstance(value, int):
-                raise EpisodeError(f"{where}: subtask {i} ({name!r}) needs a whole frame number as {key!r}, got {value!r}")
+                raise EpisodeError(
+                    f"{where}: subtask {i} ({name!r}) needs a whole frame number as {key!r}, got {value!r}"
+                )
         if done is not None and not isinstance(done, bool):
             raise EpisodeError(f"{where}: subtask {i} ({name!r}): 'done' must be true or false, got {done!r}")
         segments.append(Segment(name.strip(), start, end, done))  # type: ignore[arg-type]

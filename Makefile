@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# uv is used where it is installed, else fetched into .uv/ by pip.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+RUN := $(UV) run --no-sync
+DEMO := out/demo
+
+# Models and datasets are never fetched; compiled bytecode makes every start after the first quick.
+export HF_HUB_OFFLINE := 1
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: demo test test-slow lint bench sync clean
+
+demo: sync
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	$(RUN) igrft convert tests/data/g1_small $(DEMO)/converted
+	$(RUN) igrft annotate $(DEMO)/converted $(DEMO)/labelled
+	$(RUN) igrft validate $(DEMO)/labelled
+	$(RUN) igrft inspect $(DEMO)/labelled
+	@echo "The report, to be opened in a browser:"
+	@$(RUN) igrft report $(DEMO)/labelled --output $(DEMO)/report
+
+test: sync lint
+	$(RUN) pytest
+
+test-slow: sync
+	$(RUN) pytest -m slow -s
+
+lint: sync
+	$(RUN) ruff check .
+	$(RUN) ruff format --check . || (echo "run: ruff format ." && false)
+	$(RUN) mypy
+
+bench: sync
+	$(RUN) python benchmarks/rewards.py
+	$(RUN) python benchmarks/annotate.py
+	$(RUN) python benchmarks/interaction.py
+
+sync: $(if $(filter uv,$(UV)),,.uv/bin/uv)
+	@$(UV) sync --quiet --all-extras
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet uv
+
+clean:
+	rm -rf out .pytest_cache .ruff_cache .mypy_cache .hypothesis dist

@@ -1,0 +1,213 @@
+"""The heavy half of Eq. 1: decode, compute flow, count moving pixels for a ladder of thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from igrft.dataset.decoders import FASTEST
+from igrft.dataset.reader import DatasetReader
+from igrft.dataset.video import Backend, episode_frames, picture_size
+from igrft.errors import IgrftError
+from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
+from igrft.steps.interaction.flow import RAFT_NAMES, FlowEstimator, make_flow
+from igrft.steps.interaction.masks import Keep, feature_masks, folder_facts, folder_masks
+from igrft.steps.interaction.motion import MotionEstimator
+from igrft.steps.interaction.scale import Counter, Scale, flow_size
+
+# Staged arrays.
+COUNTS_RAW = "interaction_counts_raw"
+COUNTS_COMPENSATED = "interaction_counts_compensated"
+MOTION = "interaction_motion"
+INLIERS = "interaction_inliers"
+REPEATED = "interaction_repeated"
+STAGED = (COUNTS_RAW, COUNTS_COMPENSATED, MOTION, INLIERS, REPEATED)
+#: Facts that this step records for the next.
+FACTS = "interaction_counts"
+
+#: Mean difference of gray levels under which two pictures are one picture shown twice. Encoders
+#: skip repeated pictures, so that the difference is 0; sensor noise makes it 0.5 and more.
+_SAME = 0.05
+
+
+@dataclass(frozen=True)
+class InteractionCounts(StepDefaults):
+    """Stages, for each frame f, ``sum_uv (1 - M(f)) [|F(f)|^2 > delta]`` for a ladder of delta.
+
+    F(f) is the flow from frame f to f + 1, M(f) the robot's mask; the last frame repeats the one
+    before it. One pass over the pictures makes both raw counts and counts of the flow without the
+    camera's motion, so that ``camera_motion`` can be changed without decoding again.
+
+    Staged, T frames and L thresholds:
+        interaction_counts_raw: float32 [T, L], in reference pixels.
+        interaction_counts_compensated: float32 [T, L], the same where the background is still.
+        interaction_motion: float32 [T], reference pixels by which the background moves; may be NaN.
+        interaction_inliers: float32 [T], share of the background that the fit explains, NaN where
+            nothing was fitted.
+        interaction_repeated: bool [T], the next picture is this one shown again.
+
+    The settings are those of :class:`~igrft.steps.interaction.Interaction`.
+    """
+
+    type: ClassVar[str] = "interaction_counts"
+
+    camera: str | None = None
+    flow: str = "dis"
+    flow_height: int = 240
+    raft_weights: str | None = None
+    raft_updates: int = 12
+    device: str = "auto"
+    batch: int = 8
+    robot_mask: str = "none"
+    mask_key: str | None = None
+    mask_path: str | None = None
+    mask_resize: bool = False
+    mask_threshold: float | None = None
+    reference_fps: float | None = 30.0
+    ladder: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    video_backend: Backend = "auto"
+    threads: int = 1
+
+    @property
+    def heavy(self) -> bool:
+        return True
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return STAGED
+
+    def settings(self) -> dict[str, Any]:
+        """Only what changes counts: not the device, batch or threads, nor settings of what is off."""
+        found: dict[str, Any] = {
+            "camera": self.camera,
+            "flow": self.flow,
+            "flow_height": self.flow_height,
+            "reference_fps": self.reference_fps,
+            "ladder": list(self.ladder),
+            "video_backend": FASTEST if self.video_backend == "auto" else self.video_backend,
+            "robot_mask": self.robot_mask,
+        }
+        if self.flow in RAFT_NAMES:
+            found["raft_updates"] = self.raft_updates
+            if self.raft_weights is not None:
+                from igrft.steps.interaction.raft import weights_digest
+
+                found["raft_weights"] = weights_digest(self.raft_weights)
+        if self.robot_mask != "none":
+            found |= {"mask_resize": self.mask_resize, "mask_threshold": self.mask_threshold}
+            found["mask"] = self.mask_key if self.robot_mask == "feature" else self.mask_path
+        return found
+
+    def episode_input(self, dataset: DatasetReader, row: int) -> Any:
+        """The masks' files, so that an episode is redone when its masks change."""
+        if self.robot_mask != "folder" or self.mask_path is None:
+            return None
+        return folder_facts(Path(self.mask_path), int(dataset.episode_indices[row]))
+
+    def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
+        import cv2
+
+        # A worker is one core: OpenCV's own threads would fight with the other workers'.
+        cv2.setNumThreads(max(self.threads, 1))
+        estimator = make_flow(
+            self.flow,
+            weights=self.raft_weights,
+            updates=self.raft_updates,
+            device=self.device,
+            batch=self.batch,
+            threads=self.threads,
+        )
+        return lambda episode: self.count(episode, estimator)
+
+    def count(self, episode: Episode, estimator: FlowEstimator) -> EpisodeLabels:
+        """Label one episode with an estimator that is loaded already.
+
+        Raises:
+            EpisodeError: pictures or masks that are missing, damaged or of another size.
+        """
+        camera = self.known_camera()
+        frame_size = picture_size(episode.dataset, episode.row, camera)
+        size = flow_size(*frame_size, self.flow_height)
+        scale = Scale.of(*size, episode.fps, self.reference_fps)
+        counter = Counter(*size, self.ladder, scale)
+        global_motion = MotionEstimator(*size, scale)
+
+        length, ladder = episode.length, len(self.ladder)
+        raw, compensated = (np.zeros((length, ladder), np.float32) for _ in range(2))
+        motion, inliers = np.zeros(length, np.float32), np.full(length, np.nan, np.float32)
+        repeated = np.zeros(length, bool)
+
+        pictures = self.pictures(episode, size, estimator)
+        flows = estimator.stream(_note_repeats(pictures, repeated))
+        keeps = self.keeps(episode, frame_size, size)
+        for f, flow in enumerate(flows):
+            keep = next(keeps)
+            raw[f] = compensated[f] = counter.count(counter.energy(flow, keep))
+            found = global_motion.measure(flow, keep)
+            motion[f], inliers[f] = found.magnitude, found.inliers
+            if found.homography is not None:
+                compensated[f] = counter.count(counter.energy(global_motion.residual(flow, found), keep))
+        next(keeps)  # the last frame's mask is not used, but must be there
+        if length > 1:
+            for values in (raw, compensated, motion, inliers, repeated):
+                values[-1] = values[-2]
+        return EpisodeLabels(
+            staged=dict(zip(STAGED, (raw, compensated, motion, inliers, repeated), strict=True)),
+            record={
+                FACTS: {"camera": camera, "flow": self.flow, "flow_size": list(size), "robot_mask": self.robot_mask}
+            },
+        )
+
+    def known_camera(self) -> str:
+        """The camera; only a step that was resolved against a dataset has one."""
+        if self.camera is None:
+            raise IgrftError("step 'interaction' has no camera yet: call resolve(dataset) first")
+        return self.camera
+
+    def pictures(self, episode: Episode, size: tuple[int, int], estimator: FlowEstimator) -> Iterator[np.ndarray]:
+        """The camera's pictures as the estimator wants them."""
+        return episode_frames(
+            episode.dataset,
+            episode.row,
+            self.known_camera(),
+            size=size,
+            color=estimator.color,
+            backend=self.video_backend,
+            threads=self.threads,
+        )
+
+    def keeps(
+        self, episode: Episode, frame_size: tuple[int, int], size: tuple[int, int]
+    ) -> Iterator[np.ndarray | None]:
+        """For each frame, float32 [h, w] with 0 on the robot; None where there are no masks."""
+        masks: Iterator[np.ndarray]
+        if self.robot_mask == "none":
+            yield from (None for _ in range(episode.length))
+            return
+        if self.robot_mask == "feature":
+            assert self.mask_key is not None
+            masks = feature_masks(
+                episode.dataset, episode.row, self.mask_key, backend=self.video_backend, threads=self.threads
+            )
+        else:
+            assert self.mask_path is not None
+            masks = folder_masks(Path(self.mask_path), episode.index, episode.length)
+        keep = Keep(self.known_camera(), frame_size, size, allow_resize=self.mask_resize, threshold=self.mask_threshold)
+        for frame, mask in enumerate(masks):
+            yield keep(mask, episode.index, frame)
+
+
+def _note_repeats(pictures: Iterable[np.ndarray], repeated: np.ndarray) -> Iterator[np.ndarray]:
+    """``pictures`` as they come; sets ``repeated[f]`` where picture f + 1 shows picture f again."""
+    import cv2
+
+    previous: np.ndarray | None = None
+    for f, picture in enumerate(pictures):
+        if previous is not None:
+            repeated[f - 1] = cv2.norm(previous, picture, cv2.NORM_L1) < _SAME * picture.size
+        yield picture
+        previous = picture

@@ -1,0 +1,182 @@
+"""The ``interaction`` entry of a pipeline file."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from igrft import columns as c
+from igrft.dataset.decoders import BACKENDS
+from igrft.dataset.reader import DatasetReader
+from igrft.dataset.video import Backend, refuse_decord
+from igrft.errors import EpisodeError, IgrftError, UsageError, did_you_mean
+from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
+from igrft.steps.interaction.camera import choose_camera
+from igrft.steps.interaction.counts import InteractionCounts
+from igrft.steps.interaction.flow import RAFT_NAMES, refuse_unknown_flow
+from igrft.steps.interaction.motion import STILL
+from igrft.steps.interaction.threshold import CameraMotion, InteractionThreshold
+
+
+@dataclass(frozen=True)
+class Interaction(StepDefaults):
+    """Eq. 1: ``I(f) = [ sum_uv (1 - M(f)) [|F(f)|^2 > delta] > Theta ]``.
+
+    Attributes:
+        camera: key of the camera; unset, the first with files that does not ride on the robot.
+        flow: ``dis`` (OpenCV, FAST preset), ``dis_ultrafast``, ``dis_medium``, ``raft_small`` or
+            ``raft_large`` (torchvision).
+        flow_height: height at which flow is computed, the aspect kept; smaller pictures are taken as
+            they are. The label does not depend on it but for detail lost.
+        raft_weights: file of RAFT's weights; unset, torchvision's own download.
+        raft_updates: RAFT's refinement iterations.
+        device: for RAFT: ``auto``, ``cpu``, ``cuda`` …
+        batch: pairs of pictures that RAFT computes at a time.
+        robot_mask: ``none``, ``feature`` (of the dataset, see ``mask_key``) or ``folder``
+            (``mask_path``, laid out as :mod:`igrft.steps.interaction.masks` says).
+        mask_resize: accept masks of another size than the camera's pictures.
+        mask_threshold: above it a mask is robot, in the mask's units; unset, half of "robot".
+        flow_threshold: delta, squared pixels at 640x480 and ``reference_fps`` (the paper's number
+            of pixels, ours in size and rate).
+        pixel_threshold: Theta, pixels at 640x480.
+        reference_fps: the rate that ``flow_threshold`` is for; null leaves the rate out.
+        ladder: flow thresholds whose counts are staged, so that they can be chosen later without
+            decoding again.
+        camera_motion: ``auto`` takes the camera's motion out where the background moves, ``static``
+            never, ``compensate`` on every frame that moves, ``refuse`` sets moving episodes aside.
+        motion_threshold: a background that moves by more reference pixels a frame is moving. 0.5 is
+            a third of what delta = 2 lets pass: less cannot make a still pixel count.
+        moving_share: an episode whose background moves on more of its frames has a moving camera;
+            a quarter lets a fixed camera be bumped, or an arm pass close by it.
+        min_inlier_share: set a moving episode aside where the fitted motion explains less of the
+            background (median over moving frames): below half there is no background to speak of.
+        shortest_phase: drop phases of fewer frames; 0 is off.
+        close_gaps: close gaps of at most so many frames; 0 is off.
+        video_backend: ``auto``, ``pyav``, ``torchcodec`` or ``decord``.
+        threads: CPU threads of a worker.
+    """
+
+    type: ClassVar[str] = "interaction"
+    paths: ClassVar[tuple[str, ...]] = ("mask_path", "raft_weights")
+
+    camera: str | None = None
+    flow: str = "dis"
+    flow_height: int = 240
+    raft_weights: str | None = None
+    raft_updates: int = 12
+    device: str = "auto"
+    batch: int = 8
+    robot_mask: Literal["none", "feature", "folder"] = "none"
+    mask_key: str | None = None
+    mask_path: str | None = None
+    mask_resize: bool = False
+    mask_threshold: float | None = None
+    flow_threshold: float = 2.0
+    pixel_threshold: float = 400.0
+    reference_fps: float | None = 30.0
+    ladder: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    camera_motion: CameraMotion = "auto"
+    motion_threshold: float = 0.5
+    moving_share: float = 0.25
+    min_inlier_share: float = 0.5
+    shortest_phase: int = 0
+    close_gaps: int = 0
+    video_backend: Backend = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        refuse_unknown_flow(self.flow)
+        for name, value, known in (
+            ("robot_mask", self.robot_mask, ("none", "feature", "folder")),
+            ("camera_motion", self.camera_motion, ("auto", "static", "compensate", "refuse")),
+            ("video_backend", self.video_backend, BACKENDS),
+        ):
+            if value not in known:
+                raise UsageError(f"step 'interaction': unknown {name} {value!r}{did_you_mean(str(value), known)}")
+        if self.robot_mask == "feature" and not self.mask_key:
+            raise UsageError("step 'interaction': robot_mask: feature needs mask_key, the feature that holds the masks")
+        if self.robot_mask == "folder" and not self.mask_path:
+            raise UsageError("step 'interaction': robot_mask: folder needs mask_path, the folder of the masks")
+        for name, least in (("flow_height", 32), ("raft_updates", 1), ("batch", 1), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"step 'interaction': {name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("pixel_threshold", "shortest_phase", "close_gaps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"step 'interaction': {name} must not be negative, got {getattr(self, name)}")
+        for name in ("moving_share", "min_inlier_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"step 'interaction': {name} is a share from 0 to 1, got {getattr(self, name)}")
+        if not self.flow_threshold > 0 or not all(delta > 0 for delta in self.ladder):
+            raise UsageError("step 'interaction': flow_threshold and the ladder must be positive")
+        if self.reference_fps is not None and not self.reference_fps > 0:
+            raise UsageError(f"step 'interaction': reference_fps must be positive or null, got {self.reference_fps}")
+        if self.motion_threshold < STILL:
+            raise UsageError(
+                f"step 'interaction': motion_threshold must be at least {STILL}, got {self.motion_threshold}: less is "
+                "not measured"
+            )
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return (c.INTERACTION, c.INTERACTION_PIXELS)
+
+    def expand(self) -> tuple[Any, ...]:
+        """The heavy step that counts and the cheap one that labels, each with its own settings."""
+        ladder = tuple(sorted({*self.ladder, self.flow_threshold}))
+        return tuple(
+            cls(**({f.name: getattr(self, f.name) for f in dataclasses.fields(cls)} | {"ladder": ladder}))
+            for cls in (InteractionCounts, InteractionThreshold)
+        )
+
+    def resolve(self, dataset: DatasetReader) -> Interaction:
+        """Choose the camera, and refuse what cannot work on this dataset.
+
+        Raises:
+            IgrftError: unknown camera, camera or mask feature without files, no folder of masks, no
+                file of weights, decord on AV1.
+        """
+        camera = choose_camera(dataset, self.camera)
+        if self.robot_mask == "feature":
+            key = str(self.mask_key)
+            if key not in dataset.cameras:
+                raise IgrftError(
+                    f"step 'interaction': mask_key {key!r} is not an image or video feature of {dataset.root}"
+                    f"{did_you_mean(key, dataset.cameras)}"
+                )
+            if not dataset.camera_has_files(key):
+                raise IgrftError(f"step 'interaction': mask_key {key!r} has no file in any episode")
+        if self.robot_mask == "folder" and not Path(str(self.mask_path)).is_dir():
+            raise IgrftError(f"step 'interaction': mask_path {self.mask_path} is not a folder")
+        if self.flow in RAFT_NAMES and self.raft_weights is not None:
+            from igrft.steps.interaction.raft import refuse_missing_weights
+
+            refuse_missing_weights(self.raft_weights)
+        if self.video_backend == "decord" and dataset.num_episodes and dataset.features[camera]["dtype"] == "video":
+            self._refuse_decord(dataset, camera)
+        return dataclasses.replace(self, camera=camera)
+
+    @staticmethod
+    def _refuse_decord(dataset: DatasetReader, camera: str) -> None:
+        """One look at the first video: what decord refuses there it refuses everywhere."""
+        try:
+            path = dataset.video(0, camera).path
+            if path.is_file():
+                refuse_decord(path)
+        except EpisodeError as error:
+            raise IgrftError(f"step 'interaction': {error}") from None
+
+    def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
+        """Both halves in a row, for use outside a pipeline."""
+        resolved = self if self.camera is not None else self.resolve(dataset)
+        count, threshold = (step.open(dataset, None) for step in resolved.expand())
+
+        def label(episode: Episode) -> EpisodeLabels:
+            counted = count(episode)
+            after = Episode(
+                dataset, episode.row, {**episode.labels, **counted.staged}, {**episode.record, **counted.record}
+            )
+            return threshold(after)
+
+        return label
