@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from synthetic import write_dataset
 
 # No test may reach a model hub; clients would retry for minutes.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,3 +22,34 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder of real recordings (../shared/data) is absent")
     return SHARED_DATA
+
+
+STEPS = [{"type": "subtasks", "source": "file"}, {"type": "rewards"}, {"type": "returns"}]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Six episodes, 300 frames, in two files; their subtask file lies beside."""
+    write_dataset(tmp_path / "source", 6, 300, width=3, episodes_per_file=4)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def subtask_file(source: Path) -> Path:
+    return source.with_name("source.subtasks.json")
+
+
+@pytest.fixture
+def pipeline_file(tmp_path: Path, subtask_file: Path) -> Callable[..., Path]:
+    """Write a pipeline file; by default subtasks from the file, rewards, returns."""
+
+    def write(steps: list[dict] | None = None, name: str = "pipeline.yaml") -> Path:
+        chosen = [dict(s) for s in (steps or STEPS)]
+        for step in chosen:
+            if step.get("source") == "file":
+                step.setdefault("path", subtask_file.name)
+        path = tmp_path / name
+        path.write_text(json.dumps({"steps": chosen}))
+        return path
+
+    return write

@@ -24,11 +24,11 @@ def run(argv: list[str]) -> int:
 
     from igrft.cli.app import app
 
-    rest, overrides = split_overrides(argv)
-    debug = "--debug" in rest
-    rest = [a for a in rest if a != "--debug"]
+    debug = "--debug" in argv
     try:
+        rest, overrides = split_overrides([a for a in argv if a != "--debug"])
         status = app(args=rest, prog_name="igrft", standalone_mode=False, obj=overrides)
+        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except TyperException as error:
         return _wrong_usage(error)
@@ -42,9 +42,12 @@ def run(argv: list[str]) -> int:
         if debug:
             raise
         return _fail(str(error), 1)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and type(sys.stdout).__name__ != "PacifyFlushWrapper":
+            raise
         # The reader (head, less) has left: that is no failure, but stdout must not be flushed again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Typer exits with 1 on its own account, and marks stdout with a wrapper.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         return 0
     except Exception as error:
         if debug:

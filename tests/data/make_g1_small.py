@@ -32,10 +32,11 @@ WINDOWS = {0: (40, 160), 1: (56, 156)}
 README = """\
 # A small real recording
 
-Two cuts from a LeRobot v2.1 dataset of a Unitree G1 with hands that picks up a yellow can (camera 640x480, 30 frames a
-second), published under the MIT licence by Yifan Tian; the licence is beside this file. Frames {w0[0]} to {w0[1]} of episode 0
-and {w1[0]} to {w1[1]} of episode 1. The frames are unaltered: their AV1 packets were copied as recorded, and the rows of the
-tables with them, times and indices counting from 0 again. Made by `tests/data/make_g1_small.py`.
+Two cuts from a LeRobot v2.1 dataset of a Unitree G1 with hands that picks up a yellow can (camera 640x480,
+30 frames a second), published under the MIT licence by Yifan Tian; the licence is beside this file. Frames
+{w0[0]} to {w0[1]} of episode 0 and {w1[0]} to {w1[1]} of episode 1. The frames are unaltered: their AV1
+packets were copied as recorded, and the rows of the tables with them, times and indices counting from 0
+again. Made by `tests/data/make_g1_small.py`.
 """
 
 
@@ -75,7 +76,7 @@ def cut_rows(source: Path, target: Path, start: int, stop: int, first_index: int
 def statistics(table: pa.Table, video: Path) -> dict[str, Any]:
     """As v2.1 has them: without quantiles."""
     stats = {name: numeric_statistics(to_numpy(table.column(name))) for name in table.column_names}
-    stats[CAMERA] = picture_statistics(video_pictures(video, sampled_rows(table.num_rows)))
+    stats[CAMERA] = picture_statistics(video_pictures(video, sampled_rows(table.num_rows), start=0.0, fps=FPS))
     plain = {"min", "max", "mean", "std", "count"}
     return as_json({name: {k: v for k, v in s.items() if k in plain} for name, s in stats.items()})
 

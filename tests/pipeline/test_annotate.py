@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import add_column, edit_subtasks, tree_digest
 
 from igrft import annotate
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError
 from igrft.rewards import combine, return_to_go, subtask_rewards, trajectory_rewards
-from pipeline.conftest import edit_subtasks, tree_digest
 
 
 def labels_of(root: Path) -> dict[str, np.ndarray]:
@@ -227,17 +227,3 @@ def test_no_video_means_neither_torch_nor_lerobot(source, pipeline_file, tmp_pat
         check=True,
     )
     assert run.stdout.strip() == "[]"
-
-
-def add_column(root: Path, name: str, values, dtype: str) -> None:
-    """Add a column to a synthetic dataset: ``values(length, episode)``."""
-    import pyarrow as pa
-
-    dataset = DatasetReader.open(root)
-    for path, rows in dataset.data_files:
-        table = pq.ParquetFile(root / path).read()
-        column = np.concatenate([values(int(dataset.lengths[r]), r) for r in rows])
-        pq.write_table(table.append_column(name, pa.array(column)), root / path)
-    info = json.loads((root / "meta/info.json").read_text())
-    info["features"][name] = {"dtype": dtype, "shape": [1], "names": None}
-    (root / "meta/info.json").write_text(json.dumps(info))

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import DiesOn, tree_digest
 from synthetic import write_dataset
 
 from igrft import annotate
@@ -23,7 +23,6 @@ from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError
 from igrft.pipeline.staging import StageStore
 from igrft.steps.subtasks import proprio
-from pipeline.conftest import tree_digest
 
 PROPRIO = [{"type": "subtasks", "source": "proprio"}, {"type": "rewards"}, {"type": "returns"}]
 
@@ -156,10 +155,7 @@ def test_a_replacement_killed_between_its_renames_is_undone(source, pipeline_fil
     assert labels_of_tree(first) == labels_of_tree(tree_digest(tmp_path / "out"))
 
 
-def test_a_worker_that_dies_takes_no_other_episode_with_it(source, pipeline_file, tmp_path, monkeypatch):
-    # The worker is another process: the victim is chosen through the environment.
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    (tmp_path / "dies.py").write_text("")
+def test_a_worker_that_dies_takes_no_other_episode_with_it(source, tmp_path):
     from igrft.pipeline import workers
 
     job = workers.Job(DiesOn(2), source, None, tmp_path / "stage")
@@ -168,26 +164,6 @@ def test_a_worker_that_dies_takes_no_other_episode_with_it(source, pipeline_file
     assert sorted(staged) == list(range(6))
     assert "died twice" in staged[2].reason
     assert [staged[r].reason for r in (0, 1, 3, 4, 5)] == [None] * 5
-
-
-class DiesOn:
-    """A step whose worker is killed on one episode."""
-
-    type = "dies"
-    version = 1
-
-    def __init__(self, row: int) -> None:
-        self.row = row
-
-    def open(self, dataset, reduced):
-        from igrft.steps.base import EpisodeLabels
-
-        def label(episode):
-            if episode.row == self.row:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return EpisodeLabels(columns={"x": np.zeros(episode.length)})
-
-        return label
 
 
 def labels_bytes(root: Path) -> dict[str, bytes]:

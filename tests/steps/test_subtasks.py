@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipeline.conftest import edit_subtasks
-from pipeline.test_annotate import add_column
+from helpers import add_column, edit_subtasks
 from synthetic import write_dataset
 
 from igrft import annotate
@@ -21,8 +20,6 @@ from igrft.steps.subtasks.export import export_subtasks
 from igrft.steps.subtasks.proprio import ProprioSignals, find_boundaries, gripper_dimensions
 from igrft.steps.subtasks.segments import Segment, check_cover, parse_segments, settle
 from igrft.steps.task_file import load_task, load_tasks
-
-pytest_plugins = ["pipeline.conftest"]
 
 
 def entry(name="a", start=0, end=10, **more):

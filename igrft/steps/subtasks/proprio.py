@@ -62,7 +62,7 @@ def gripper_dimensions(names: list[str], values: np.ndarray) -> np.ndarray:
     return found
 
 
-def read_signals(dataset: DatasetReader, row: int, event_threshold: float = 0.5) -> ProprioSignals:
+def read_signals(dataset: DatasetReader, row: int) -> ProprioSignals:
     """Read state and action of an episode and split them into motion and gripper.
 
     Raises:
@@ -80,16 +80,14 @@ def read_signals(dataset: DatasetReader, row: int, event_threshold: float = 0.5)
         if len(bad):
             raise EpisodeError(f"episode {index}: {key} is not finite at frame {int(bad[0])}; mend or drop the episode")
         grips = gripper_dimensions(feature_names(dataset.features[key]), values)
-        gripper.append(values[:, grips])
+        gripper.append(_unit_range(values[:, grips]))
         # Motion is read from the state; commands lead it, and would draw boundaries early.
         if key == c.STATE or c.STATE not in dataset.features:
             motion.append(values[:, ~grips])
     if not gripper:
         raise IgrftError(f"{dataset.root} has neither {c.STATE} nor {c.ACTION}; use another source of subtasks")
-    length = int(dataset.lengths[row])
-    g = _unit_range(np.concatenate(gripper, axis=1)) if gripper else np.zeros((length, 0))
-    m = np.concatenate(motion, axis=1) if motion else np.zeros((length, 0))
-    return ProprioSignals(_z_score(m), g, _crossings(g, event_threshold, int(dataset.fps / 5)))
+    g = np.concatenate(gripper, axis=1)
+    return ProprioSignals(_z_score(np.concatenate(motion, axis=1)), g, _crossings(g, int(dataset.fps / 5)))
 
 
 def find_boundaries(
@@ -148,19 +146,23 @@ def _snap(frames: list[int], events: np.ndarray, window: int, least: int, length
     return out
 
 
-def _crossings(gripper: np.ndarray, threshold: float, quiet: int) -> np.ndarray:
-    """Frames where a gripper signal settles on the other side of the middle of its range.
+def _crossings(gripper: np.ndarray, quiet: int) -> np.ndarray:
+    """Frames where a gripper signal settles on the other side of its range, int [n].
 
-    ``quiet`` frames must pass before the next event counts, so that chatter is one event.
+    It must pass 40 % and 60 % of the range, so that noise around the middle is no event, and ``quiet``
+    frames must pass before the next event counts, so that chatter is one.
     """
     events: list[int] = []
     for i in range(gripper.shape[1]):
-        side = gripper[:, i] > threshold
+        signal = gripper[:, i]
+        sides = np.where(signal > 0.6, 1, np.where(signal < 0.4, 0, -1))
+        decided = np.flatnonzero(sides >= 0)
+        changes = decided[1:][sides[decided[1:]] != sides[decided[:-1]]]
         last = -quiet - 1
-        for frame in np.flatnonzero(side[1:] != side[:-1]) + 1:
+        for frame in changes.tolist():
             if frame - last > quiet:
-                events.append(int(frame))
-                last = int(frame)
+                events.append(frame)
+                last = frame
     return np.unique(np.array(events, dtype=np.int64))
 
 
@@ -182,9 +184,10 @@ def _z_score(values: np.ndarray) -> np.ndarray:
 
 
 def _unit_range(values: np.ndarray) -> np.ndarray:
+    """Scale to [0, 1]; a finger that barely moves beside the others stays at 0."""
     low, high = values.min(axis=0), values.max(axis=0)
     span = high - low
-    moves = span > 1e-6
+    moves = span > max(0.2 * span.max(initial=0.0), 1e-6)
     out = np.zeros_like(values)
     out[:, moves] = (values[:, moves] - low[moves]) / span[moves]
     return out
