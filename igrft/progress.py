@@ -27,7 +27,9 @@ def progress(what: str, episodes: int, frames: int, *, show: bool = True) -> Ite
 
     done = 0
     interactive = sys.stderr.isatty()
-    with tqdm(total=frames, unit="frame", desc=what, dynamic_ncols=True, mininterval=0.1 if interactive else 10.0) as bar:
+    with tqdm(
+        total=frames, unit="frame", desc=what, dynamic_ncols=True, mininterval=0.1 if interactive else 10.0
+    ) as bar:
 
         def advance(more_episodes: int, more_frames: int) -> None:
             nonlocal done

@@ -35,7 +35,7 @@ def link_tree(source: Path, target: Path, *, skip: Sequence[str] = (), copy: boo
     """
     for folder, folders, files in os.walk(source, followlinks=True):
         inside = Path(folder).relative_to(source)
-        top = inside == Path(".")
+        top = inside == Path()
         folders[:] = sorted(f for f in folders if not f.startswith(".") and not (top and f in skip))
         for name in sorted(files):
             if name.startswith(".") or (top and name in skip):

@@ -55,9 +55,7 @@ class DataWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(
-            path, schema, compression="snappy", use_dictionary=_columns_that_repeat(schema)
-        )
+        self._writer = pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=_columns_that_repeat(schema))
 
     def write(self, table: pa.Table, lengths: Sequence[int] | np.ndarray) -> None:
         """Append whole episodes: ``table`` holds ``lengths[0]`` rows of the first, and so on."""
@@ -84,9 +82,7 @@ def _columns_that_repeat(schema: pa.Schema) -> list[str]:
     for field in schema:
         if field.name == c.LANGUAGE_PERSISTENT:
             names += [f"{field.name}.list.element.{leaf}" for leaf in _LANGUAGE_LEAVES]
-        elif pa.types.is_integer(field.type) or pa.types.is_string(field.type):
-            names.append(field.name)
-        elif field.name == c.REWARD_TRAJECTORY:
+        elif pa.types.is_integer(field.type) or pa.types.is_string(field.type) or field.name == c.REWARD_TRAJECTORY:
             names.append(field.name)
     return names
 

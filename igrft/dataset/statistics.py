@@ -82,7 +82,9 @@ def aggregate(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     means = np.asarray(parts["mean"], dtype=np.float64)
     weight = counts.reshape(len(counts), *([1] * (means.ndim - 1)))
     mean = (means * weight).sum(axis=0) / total
-    variance = ((np.square(np.asarray(parts["std"], dtype=np.float64)) + (means - mean) ** 2) * weight).sum(axis=0) / total
+    variance = ((np.square(np.asarray(parts["std"], dtype=np.float64)) + (means - mean) ** 2) * weight).sum(
+        axis=0
+    ) / total
     out = {
         "min": np.min(parts["min"], axis=0),
         "max": np.max(parts["max"], axis=0),

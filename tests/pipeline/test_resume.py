@@ -247,6 +247,20 @@ def test_fifty_kills(tmp_path, pipeline_file):
     print(f"{struck} kills, {finished} runs finished between them")
 
 
+@pytest.mark.slow
+def test_kills_while_video_is_decoded(tmp_path):
+    """The default pipeline with two workers: optical flow over the small real recording."""
+    from igrft import convert
+
+    convert(Path(__file__).parents[1] / "data/g1_small", tmp_path / "source", progress=False)
+    before = tree_digest(tmp_path / "source")
+    offline = Path(__file__).parents[2] / "pipelines/offline.yaml"
+    struck, finished = kill_and_resume(tmp_path / "source", tmp_path / "out", offline, kills=15, seed=3)
+    assert struck == 15
+    assert tree_digest(tmp_path / "source") == before
+    print(f"{struck} kills, {finished} runs finished between them")
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, pipeline_file):
     """On a real small file system, where the machine lets us mount one."""
     small = tmp_path / "small"

@@ -142,6 +142,8 @@ def test_bytes_damaged_inside_a_video_set_its_episode_aside(tmp_path: Path) -> N
     result = run(source, tmp_path / "out")
     assert list(result.set_aside) == ["2"]
     assert "episode_000002.mp4" in result.set_aside["2"]
+    assert str(tmp_path) not in result.set_aside["2"]
+    assert str(tmp_path) not in (tmp_path / "out/meta/igrft.json").read_text()
 
 
 def test_video_shorter_than_rows(toy: Path, tmp_path: Path) -> None:
@@ -480,6 +482,25 @@ def test_failure_of_lerobots_converter_is_one_line(toy: Path, tmp_path: Path, mo
         run(toy, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_lerobots_converter_loses_are_missed(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lerobot.scripts import convert_dataset_v21_to_v30 as converter
+
+    join = converter.concatenate_video_files
+    monkeypatch.setattr(converter, "concatenate_video_files", lambda paths, target: join(paths[:-1], target))
+    with pytest.raises(IgrftError, match="holds 21 pictures where its episodes have 36"):
+        run(toy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_at_another_rate_than_declared(tmp_path: Path) -> None:
+    source = write_legacy(tmp_path / "toy", fps=30, info=lambda info: info.update(fps=10))
+    result = run(source, tmp_path / "out", rebuild_timestamps=True)
+    assert sum("the pictures in its video are up to" in w for w in result.warnings) == 3
+    assert "0.9333 s off the frame rate of 10" in result.warnings[-1]
 
 
 def test_lerobot_leaves_nothing_in_the_users_cache(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import random
@@ -14,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from recording_sets import CAMERAS, open_in_lerobot, tree_digest, video_file, write_aloha, write_legacy, write_video
 
 from igrft.dataset.locate import locate
+from igrft.dataset.reader import DatasetReader, read_episodes
 from igrft.errors import IgrftError, UsageError
 from igrft.recordings.convert import convert
+from igrft.recordings.finish import correct_video_starts
 from igrft.recordings.quiet import lerobot_quietly
 from igrft.recordings.staging import LOCK, open_staging, staging_folder
+from igrft.recordings.video_facts import TOLERANCE_S, frame_times
 
 
 def test_target_that_is_there(toy: Path, tmp_path: Path) -> None:
@@ -229,28 +235,33 @@ def test_source_of_links_as_in_the_hubs_cache(toy: Path, tmp_path: Path) -> None
 
 
 def test_hundreds_of_episodes_start_where_they_start(tmp_path: Path) -> None:
-    """FFmpeg joins in whole microseconds: LeRobot's own start of episode 249 is off by more than its tolerance."""
+    """FFmpeg joins in whole microseconds: LeRobot's own start of episode 399 is off by more than its tolerance."""
     from lerobot.scripts.convert_dataset_v21_to_v30 import convert_videos_of_camera
 
-    source = tmp_path / "toy"
-    feature = {"dtype": "video", "shape": [48, 64, 3], "names": None}
-    write_legacy(
-        source, lengths=(11,) * 250, fps=30, cameras=(), info=lambda i: i["features"].update({CAMERAS[0]: feature})
-    )
-    write_video(tmp_path / "one.mp4", [np.full((48, 64, 3), 20 * t, np.uint8) for t in range(11)], fps=30)
-
-    for episode in range(250):
-        path = video_file(source, CAMERAS[0], episode)
+    root, source = tmp_path / "out", tmp_path / "toy"
+    camera, count = CAMERAS[0], 400
+    write_video(tmp_path / "one.mp4", [np.full((48, 64, 3), 20 * t, np.uint8) for t in range(10)], fps=30)
+    for episode in range(count):
+        path = video_file(source, camera, episode)
         path.parent.mkdir(parents=True, exist_ok=True)
         os.link(tmp_path / "one.mp4", path)
     with lerobot_quietly(tmp_path / "scratch"):
-        by_lerobot = convert_videos_of_camera(source, tmp_path / "joined", CAMERAS[0], 500)
-    convert(source, tmp_path / "out", progress=False)
-    dataset = open_in_lerobot(tmp_path / "out")
-    name = f"videos/{CAMERAS[0]}/from_timestamp"
-    assert abs(dataset.meta.episodes[249][name] - by_lerobot[249][name]) > 1e-4
-    assert dataset[2749]["frame_index"] == 10
-    assert dataset[2749][CAMERAS[0]].mean() == pytest.approx(200 / 255, abs=0.02)
+        made = pa.Table.from_pylist([{**e, "length": 10} for e in convert_videos_of_camera(source, root, camera, 500)])
+    (root / "meta/episodes/chunk-000").mkdir(parents=True)
+    pq.write_table(made, root / "meta/episodes/chunk-000/file-000.parquet")
+    feature = {"dtype": "video", "shape": [48, 64, 3], "names": None}
+    info = {"codebase_version": "v3.0", "fps": 30, "features": {camera: feature}}
+    (root / "meta/info.json").write_text(json.dumps(info))
+
+    correct_video_starts(DatasetReader.open(root), {(camera, i): 10 for i in range(count)})
+
+    name = f"videos/{camera}/from_timestamp"
+    found = read_episodes(root)[name].to_numpy()
+    shown = frame_times(root / f"videos/{camera}/chunk-000/file-000.mp4")
+    assert abs(made[name][-1].as_py() - shown[-10]) > TOLERANCE_S
+    np.testing.assert_array_equal(found, shown[::10])
+    with pytest.raises(IgrftError, match="holds 4000 pictures where its episodes have 4400"):
+        correct_video_starts(DatasetReader.open(root), {(camera, i): 11 for i in range(count)})
 
 
 def test_locate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,8 @@ class InteractionCounts(StepDefaults):
         Raises:
             EpisodeError: pictures or masks that are missing, damaged or of another size.
         """
+        from cv2 import split
+
         camera = self.known_camera()
         frame_size = picture_size(episode.dataset, episode.row, camera)
         size = flow_size(*frame_size, self.flow_height)
@@ -146,11 +148,13 @@ class InteractionCounts(StepDefaults):
         keeps = self.keeps(episode, frame_size, size)
         for f, flow in enumerate(flows):
             keep = next(keeps)
-            raw[f] = compensated[f] = counter.count(counter.energy(flow, keep))
-            found = global_motion.measure(flow, keep)
+            x, y = split(flow)
+            raw[f] = compensated[f] = counter.count(counter.energy(x, y, keep))
+            found = global_motion.measure(x, y, keep)
             motion[f], inliers[f] = found.magnitude, found.inliers
             if found.homography is not None:
-                compensated[f] = counter.count(counter.energy(global_motion.residual(flow, found), keep))
+                rest = global_motion.residual(x, y, found.homography)
+                compensated[f] = counter.count(counter.energy(*rest, keep))
         next(keeps)  # the last frame's mask is not used, but must be there
         if length > 1:
             for values in (raw, compensated, motion, inliers, repeated):

@@ -58,23 +58,24 @@ class Counter:
     """
 
     def __init__(self, width: int, height: int, ladder: Sequence[float], scale: Scale) -> None:
-        self._squares = np.empty((height, width, 2), np.float32)
-        self._energy = np.empty((height, width), np.float32)
+        self._squares = np.empty((2, height, width), np.float32)
         self._limits = [np.float32(delta * scale.squared) for delta in ladder]
         self._area = scale.area
 
-    def energy(self, flow: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
+    def energy(self, x: np.ndarray, y: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
         """``(1 - M) |F|^2``, float32 [h, w], in a buffer that the next call overwrites.
 
         Args:
-            flow: float32 [h, w, 2].
+            x, y: the flow's two components, float32 [h, w].
             keep: float32 [h, w], 0 on the robot and 1 elsewhere; None where there is no mask.
         """
-        np.multiply(flow, flow, out=self._squares)
-        np.add(self._squares[..., 0], self._squares[..., 1], out=self._energy)
+        energy, rest = self._squares
+        np.multiply(x, x, out=energy)
+        np.multiply(y, y, out=rest)
+        np.add(energy, rest, out=energy)
         if keep is not None:
-            np.multiply(self._energy, keep, out=self._energy)
-        return self._energy
+            np.multiply(energy, keep, out=energy)
+        return energy
 
     def count(self, energy: np.ndarray) -> np.ndarray:
         """Pixels above each threshold of the ladder, in reference pixels: float32 [ladder]."""

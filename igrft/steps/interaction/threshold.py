@@ -25,6 +25,9 @@ from igrft.steps.interaction.smoothing import runs, smooth
 
 CameraMotion = Literal["auto", "static", "compensate", "refuse"]
 
+#: One motion that explains this much of a moving background is the camera's, beyond doubt.
+_CLEAR = 0.9
+
 
 @dataclass(frozen=True)
 class InteractionThreshold(StepDefaults):
@@ -36,7 +39,8 @@ class InteractionThreshold(StepDefaults):
     - ``camera``, ``flow``, ``flow_size``, ``robot_mask``: what was looked at, and how;
     - ``camera_motion``: ``static`` or ``compensate``, what was done;
     - ``moving_share``: share of frames on which the background moves; repeated pictures left out;
-    - ``moves``: whether that is more than the setting ``moving_share``;
+    - ``clear_share``: share of them on which, moreover, one motion explains 90 % of the background;
+    - ``moves``: whether either is more than the setting of its name;
     - ``inlier_share``: median over the moving frames of the background that the fit explains;
     - ``repeated_share``: share of pictures that are the one before shown again. Where it is large
       (a camera slower than the recording), the label flickers: set ``close_gaps``;
@@ -53,6 +57,7 @@ class InteractionThreshold(StepDefaults):
     camera_motion: CameraMotion = "auto"
     motion_threshold: float = 0.5
     moving_share: float = 0.25
+    clear_share: float = 0.05
     min_inlier_share: float = 0.5
     shortest_phase: int = 0
     close_gaps: int = 0
@@ -112,10 +117,16 @@ class InteractionThreshold(StepDefaults):
         motion = staged[MOTION]
         seen = np.isfinite(motion) & ~staged[REPEATED].astype(bool)
         moving = seen & (motion > self.motion_threshold)
-        share = float(moving.sum() / max(seen.sum(), 1))
-        moves = share > self.moving_share
-        fit = round(float(np.median(np.nan_to_num(staged[INLIERS][moving]))), 4) if moving.any() else None
-        return {"moves": moves, "moving_share": round(share, 4), "inlier_share": fit}, moves
+        inliers = np.nan_to_num(staged[INLIERS])
+        share, clear = (float(flags.sum() / max(seen.sum(), 1)) for flags in (moving, moving & (inliers >= _CLEAR)))
+        moves = share > self.moving_share or clear > self.clear_share
+        facts = {
+            "moves": moves,
+            "moving_share": round(share, 4),
+            "clear_share": round(clear, 4),
+            "inlier_share": round(float(np.median(inliers[moving])), 4) if moving.any() else None,
+        }
+        return facts, moves
 
 
 def _share(flags: np.ndarray) -> float:

@@ -1,0 +1,118 @@
+"""Recordings to a LeRobot v3.0 dataset: ``igrft convert``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from igrft.dataset.locate import locate
+from igrft.dataset.parquet import write_json
+from igrft.dataset.reader import IGRFT
+from igrft.recordings.detect import ALOHA_BGR, LEROBOT_V20, LEROBOT_V21, detect
+from igrft.recordings.options import Options, Outcome, Warnings
+from igrft.recordings.quiet import one_line_errors
+from igrft.recordings.staging import open_staging, refuse_overlap
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What :func:`convert` did.
+
+    Attributes:
+        target: the dataset made.
+        format: what the source was found to be.
+        episodes, frames: how much was converted.
+        set_aside: source episode (its index, or its file's name) to the reason it could not be.
+        warnings: one line each.
+    """
+
+    target: Path
+    format: str
+    episodes: int
+    frames: int
+    set_aside: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    format: str | None = None,
+    fps: float | None = None,
+    task: str | None = None,
+    robot_type: str | None = None,
+    rebuild_timestamps: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    warn: Callable[[str], None] | None = None,
+) -> ConvertResult:
+    """Convert recordings to a LeRobot v3.0 dataset. The source is only read.
+
+    Args:
+        source: a folder, one HDF5 file, or the Hub id (``user/name[@revision]``) of an older LeRobot dataset.
+        target: folder to make. It appears in one rename when all is done.
+        format: ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5`` or ``aloha-hdf5-bgr``; None looks.
+        fps: frames a second, where the recordings do not say.
+        task: what the robot does, in words, where the recordings do not say.
+        robot_type: written to ``meta/info.json``; None keeps what the source says.
+        rebuild_timestamps: replace timestamps by ``frame_index / fps``; else they are kept and reported.
+        overwrite: replace a target that is there.
+        progress: show a bar on standard error.
+        warn: called with each warning as it comes.
+
+    Returns:
+        What was done. Episodes that cannot be converted are left out, renumbering the others.
+
+    Raises:
+        UsageError: source or target make no sense, target exists, unknown format.
+        IgrftError: nothing could be converted, a damaged source, a full disk. Target is as before.
+    """
+    place = locate(source, what="SOURCE")
+    goal = Path(target).expanduser().resolve()
+    refuse_overlap(place, goal)
+    found = detect(place, format)
+    options = Options(fps, task, robot_type, rebuild_timestamps, progress)
+    warnings = Warnings(warn)
+    with one_line_errors(goal), open_staging(goal, overwrite=overwrite) as staging:
+        if found in (LEROBOT_V20, LEROBOT_V21):
+            from igrft.recordings.legacy import convert_lerobot
+
+            outcome = convert_lerobot(place, staging.work, options, warnings)
+        else:
+            from igrft.recordings.aloha import convert_aloha
+
+            outcome = convert_aloha(place, staging.work, options, warnings, bgr_jpeg=found == ALOHA_BGR)
+        write_json(outcome.dataset / IGRFT, _record(found, str(source), place, outcome, warnings.said))
+        staging.publish(outcome.dataset)
+    return ConvertResult(
+        target=Path(target),
+        format=found,
+        episodes=len(outcome.kept),
+        frames=outcome.frames,
+        set_aside=outcome.set_aside,
+        warnings=warnings.said,
+    )
+
+
+def _record(found: str, source: str, place: Path, outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
+    """``meta/igrft.json``: how the dataset came about. No path of this machine goes into it."""
+    from igrft import __version__
+
+    # A dataset of the Hub lies in the cache under the name of its commit; its id says more.
+    name = place.resolve().name if Path(source).expanduser().exists() else source
+    convert: dict[str, Any] = {"format": found, "source": {"name": name}, "set_aside": outcome.set_aside}
+    if outcome.kept != [str(i) for i in range(len(outcome.kept))]:
+        convert["episode_map"] = {str(new): old for new, old in enumerate(outcome.kept)}
+    convert["timestamps"] = {str(i): _finite(worst) for i, worst in outcome.timestamps.items()}
+    if outcome.rebuilt:
+        convert["timestamps_rebuilt"] = True
+    convert["warnings"] = warnings
+    return {"igrft_version": __version__, "convert": convert}
+
+
+def _finite(seconds: float) -> float | None:
+    """JSON has no infinity, which stands for timestamps that were NaN."""
+    return round(seconds, 9) if seconds < float("inf") else None

@@ -1,0 +1,111 @@
+"""Finds out by looking what a folder of recordings is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from igrft.dataset.reader import INFO, dataset_version
+from igrft.errors import IgrftError, UsageError, did_you_mean
+
+LEROBOT_V20 = "lerobot-v2.0"
+LEROBOT_V21 = "lerobot-v2.1"
+LEROBOT_V30 = "lerobot-v3.0"
+LEROBOT_V1 = "lerobot-v1"
+ALOHA = "aloha-hdf5"
+#: As ALOHA, but the JPEGs were made from BGR arrays, so that any viewer shows them in true colours.
+ALOHA_BGR = "aloha-hdf5-bgr"
+
+#: What ``--format`` may be.
+FORMATS = (LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR)
+
+HDF5_SUFFIXES = (".hdf5", ".h5")
+
+
+def hdf5_files(source: Path) -> list[Path]:
+    """HDF5 files of ``source`` (a folder, or one file), ``episode_2`` before ``episode_10``."""
+    if source.is_file():
+        return [source] if source.suffix.lower() in HDF5_SUFFIXES else []
+    found = [p for p in source.iterdir() if p.suffix.lower() in HDF5_SUFFIXES and p.is_file()]
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> tuple[int, str]:
+    digits = "".join(ch if ch.isdigit() else " " for ch in path.stem).split()
+    return (int(digits[-1]) if digits else -1, path.name)
+
+
+def detect(source: Path, insisted: str | None = None) -> str:
+    """The format of the recordings at ``source``: one of :data:`FORMATS`.
+
+    Args:
+        source: an existing folder or file.
+        insisted: ``--format``; what is found there must then be readable as that.
+
+    Raises:
+        UsageError: ``insisted`` is no format.
+        IgrftError: nothing that can be converted; the message says what it is and what to do.
+    """
+    if insisted is not None:
+        return _insist(source, insisted)
+    found = _look(source)
+    if found == LEROBOT_V30:
+        raise IgrftError(f"{source} is a LeRobot v3.0 dataset already; run: igrft annotate {source} TARGET")
+    if found == LEROBOT_V1:
+        raise IgrftError(
+            f"{source} is a LeRobot v1 dataset (arrow files), which LeRobot no longer reads; bring it to v2.0 "
+            "with the conversion script of a LeRobot release of early 2025 (0.1), then run igrft convert on that"
+        )
+    if found is None:
+        raise IgrftError(
+            f"{source} holds no recording that igrft knows (looked for {INFO} of LeRobot and for "
+            f"*.hdf5 of ALOHA){_deeper(source)}"
+        )
+    return found
+
+
+def _insist(source: Path, insisted: str) -> str:
+    if insisted not in FORMATS:
+        raise UsageError(f"unknown format {insisted!r}{did_you_mean(insisted, FORMATS)}")
+    lerobot = insisted in (LEROBOT_V20, LEROBOT_V21)
+    if lerobot and not (source / INFO).is_file():
+        raise IgrftError(f"{source} has no {INFO}, so it is not {insisted}; leave --format out to see what it is")
+    if not lerobot and not hdf5_files(source):
+        raise IgrftError(f"{source} holds no *.hdf5, so it is not {insisted}; leave --format out to see what it is")
+    return insisted
+
+
+def _look(source: Path) -> str | None:
+    if source.is_file():
+        return ALOHA if hdf5_files(source) else None
+    version = dataset_version(source)
+    if version is not None:
+        by_version = {"v2.0": LEROBOT_V20, "v2.1": LEROBOT_V21}
+        if version.startswith("v3."):
+            return LEROBOT_V30
+        if version not in by_version:
+            raise IgrftError(
+                f"{source / INFO} says codebase_version {version!r}, which igrft cannot convert; "
+                f"known: {', '.join(by_version)} (--format insists on one of them)"
+            )
+        return by_version[version]
+    if _is_v1(source):
+        return LEROBOT_V1
+    return ALOHA if hdf5_files(source) else None
+
+
+def _is_v1(folder: Path) -> bool:
+    """v1 kept arrow files below ``train`` and its metadata in ``meta_data``; often in one subfolder."""
+    for base in (folder, *(p for p in sorted(folder.iterdir())[:20] if p.is_dir())):
+        if (base / "meta_data").is_dir() and any((base / "train").glob("*.arrow")):
+            return True
+    return False
+
+
+def _deeper(source: Path) -> str:
+    """A hint where the recordings lie one folder below."""
+    if not source.is_dir():
+        return ""
+    for below in sorted(source.iterdir())[:100]:
+        if below.is_dir() and ((below / INFO).is_file() or hdf5_files(below)):
+            return f"; did you mean {below}?"
+    return "; give the folder that holds them"

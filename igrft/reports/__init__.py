@@ -1,0 +1,1 @@
+"""Looks at a dataset: a table (inspect), checks (validate), a page with pictures (report)."""

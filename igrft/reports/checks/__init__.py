@@ -1,0 +1,1 @@
+"""The checks of `igrft validate`, one idea a module."""
