@@ -6,8 +6,6 @@ one that was set aside, and a success with a retry. One camera, in two mp4 files
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -376,49 +374,3 @@ def _igrft(record: dict[str, Any], discount: float, columns: list[str]) -> dict[
         "episodes": record,
         "convert": {},
     }
-
-
-# Damage.
-
-
-def edit_rows(
-    root: Path, episode: int, edit: Callable[[dict[str, Any]], None], *, types: dict[str, pa.DataType] | None = None
-) -> None:
-    """Change the rows of one episode: ``edit`` gets its columns as lists and alters them in place.
-
-    ``types`` casts columns of the whole data file afterwards.
-    """
-    number = next(n for n, held in enumerate(DATA_FILES) if episode in held)
-    path = root / f"data/chunk-000/file-{number:03d}.parquet"
-    table = pq.read_table(path)
-    lengths = [EPISODES[i][0] for i in DATA_FILES[number]]
-    at = DATA_FILES[number].index(episode)
-    parts, start = [], 0
-    for length in lengths:
-        parts.append(table.slice(start, length))
-        start += length
-    columns = parts[at].to_pydict()
-    edit(columns)
-    parts[at] = pa.table({n: to_arrow(columns[n], table.schema.field(n).type) for n in table.column_names})
-    schema = table.schema
-    for name, kind in (types or {}).items():
-        schema = schema.set(schema.get_field_index(name), pa.field(name, kind))
-    with DataWriter(path, schema) as writer:
-        for part in parts:
-            writer.write(part.cast(schema), [part.num_rows])
-
-
-def edit_json(path: Path, edit: Callable[[Any], None]) -> None:
-    """Change a JSON file: ``edit`` alters its content in place."""
-    value = json.loads(path.read_text())
-    edit(value)
-    path.write_text(json.dumps(value, indent=2))
-
-
-def edit_table(path: Path, edit: Callable[[dict[str, list[Any]]], None]) -> None:
-    """Change a metadata table: ``edit`` gets its columns as lists and alters them in place."""
-    table = pq.read_table(path)
-    columns = table.to_pydict()
-    edit(columns)
-    kinds = {f.name: f.type for f in table.schema}
-    pq.write_table(pa.table({n: pa.array(v, type=kinds.get(n)) for n, v in columns.items()}), path)

@@ -196,3 +196,41 @@ def open_in_lerobot(root: Path, **options: Any) -> Any:
 def shown(item: dict[str, Any], camera: str) -> np.ndarray:
     """The picture in an item of LeRobot's dataset as uint8 [H, W, 3]."""
     return (item[camera].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+
+
+def convert_safely(source: Path, target: Path, **options: Any) -> Any:
+    """Convert, and hold that the source keeps every byte and no staging folder is left."""
+    from igrft.recordings.convert import convert
+
+    before = tree_digest(source)
+    try:
+        return convert(source, target, progress=False, **options)
+    finally:
+        assert tree_digest(source) == before
+        assert not target.with_name(target.name + ".staging").exists()
+
+
+def check_episodes(target: Path, kept: list[int], lengths: list[int]) -> None:
+    """The target holds the source's episodes ``kept``, numbered anew, each with its own pictures and rows."""
+    table = rows(target)
+    total = sum(lengths)
+    assert row_groups(target) == lengths
+    assert table["index"].to_pylist() == list(range(total))
+    assert table["episode_index"].to_pylist() == list(np.repeat(np.arange(len(kept)), lengths))
+    assert table["frame_index"].to_pylist() == [t for n in lengths for t in range(n)]
+    info = info_json(target)
+    assert (info["total_episodes"], info["total_frames"]) == (len(kept), total)
+    dataset = open_in_lerobot(target)
+    first = 0
+    for source_index, length in zip(kept, lengths, strict=True):
+        for camera in dataset.meta.camera_keys:
+            for frame in (0, length - 1):
+                found = shown(dataset[first + frame], camera).astype(int)
+                expected = picture(source_index, frame, CAMERAS.index(camera))
+                assert np.abs(found - expected)[4:-4:8, 16:].max() < 14
+        first += length
+
+
+def without(*names: str) -> Any:
+    """For :func:`write_legacy`: leaves columns out."""
+    return lambda episode, columns: {k: v for k, v in columns.items() if k not in names}

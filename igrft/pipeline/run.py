@@ -92,12 +92,14 @@ def annotate(
     loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(str(pipeline), overrides)
     if not dataset.num_episodes:
         raise IgrftError(f"{root} has no episode to label")
-    where.recover()
     plan = make_plan(loaded, dataset, fingerprint(root))
-    where.refuse_strangers(plan.source, overwrite)
     run = _Run(dataset, plan, where, workers or default_workers(), strict, show_progress)
     try:
-        return run.go(loaded.name)
+        where.refuse_strangers(plan.source, overwrite)
+        with where.locked():
+            where.recover()
+            where.refuse_strangers(plan.source, overwrite)
+            return run.go(loaded.name)
     except OSError as error:
         refuse_full_disk(error)
         raise IgrftError(f"{error.filename or where.path}: {error.strerror or one_line(error)}") from error
@@ -117,7 +119,6 @@ class _Run:
     reductions: dict[str, Any] = field(default_factory=dict)
 
     def go(self, name: str) -> AnnotateResult:
-        self.target.staging.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.target.out, ignore_errors=True)
         self._find_earlier_work()
         for group in self.plan.groups:

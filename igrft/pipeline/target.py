@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,25 @@ class Target:
             raise UsageError(
                 f"SOURCE lies in {self.staging}, the folder in which TARGET is prepared; name another TARGET"
             )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold TARGET for this run; the lock goes with the process, however it ends.
+
+        Raises:
+            IgrftError: another run is at work on it.
+        """
+        import fcntl
+
+        self.staging.mkdir(parents=True, exist_ok=True)
+        with (self.staging / "lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise IgrftError(
+                    f"another run is at work on {self.path}; wait for it, or name another TARGET"
+                ) from None
+            yield
 
     def recover(self) -> None:
         """Undo a replacement that was killed between its two renames."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -30,7 +31,7 @@ def numbers(pictures: list[np.ndarray]) -> list[int]:
 def numbered_set(root: Path, **options: object) -> DatasetReader:
     flat = [level(i) for i in range(sum(LENGTHS))]
     bounds = np.concatenate([[0], np.cumsum(LENGTHS)])
-    episodes = [flat[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    episodes = [flat[a:b] for a, b in pairwise(bounds)]
     return picture_set(root, episodes, **options)  # type: ignore[arg-type]
 
 

@@ -227,3 +227,11 @@ def test_no_video_means_neither_torch_nor_lerobot(source, pipeline_file, tmp_pat
         check=True,
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_two_runs_on_one_target_do_not_meet(source, pipeline_file, tmp_path):
+    from igrft.pipeline.target import Target
+
+    with Target(tmp_path / "out").locked(), pytest.raises(IgrftError, match="another run is at work"):
+        annotate(source, tmp_path / "out", pipeline=pipeline_file())
+    assert annotate(source, tmp_path / "out", pipeline=pipeline_file()).episodes == 6

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -179,8 +178,7 @@ def test_killed_at_random_times(tmp_path: Path) -> None:
         run.start()
         run.join(chance.uniform(0.0, 1.2) * usual)
         killed += run.is_alive()
-        assert run.pid is not None
-        os.kill(run.pid, signal.SIGKILL)
+        run.kill()
         run.join()
         if target.exists():
             assert tree_digest(target) == expected

@@ -1,0 +1,193 @@
+"""The page: well-formed, self-contained, with the episodes and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damage import edit_json
+from labelled_set import CAMERA, REASON, make_labelled_set
+
+from igrft.errors import UsageError
+from igrft.reports.page import report
+
+#: Elements that HTML closes by itself.
+_VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Checker(HTMLParser):
+    """Collects what a browser would fetch, element ids and text; notes tags that do not match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in _VOID:
+            self.open.append(tag)
+        self.note(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.note(attrs)
+
+    def note(self, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key in ("src", "href", "xlink:href", "data", "poster", "srcset") and value:
+                self.fetched.append(value)
+            if key == "id" and value:
+                self.ids.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def check(path: Path) -> tuple[str, Checker]:
+    """The page's text, after what must hold of every page."""
+    text = path.read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert checker.wrong == []
+    assert checker.open == []
+    assert [f[:60] for f in checker.fetched if not f.startswith(("data:image/jpeg;base64,", "#"))] == []
+    words = re.sub(r"base64,[^\"]+", "", text)
+    assert not re.search(r"url\((?!#)|@import|https?://|NaN", words)
+    assert len(set(checker.ids)) == len(checker.ids)
+    return text, checker
+
+
+def test_a_labelled_set(good_set: Path, tmp_path: Path) -> None:
+    path = report(good_set, tmp_path / "out")
+    assert path == tmp_path / "out/index.html"
+    text, checker = check(path)
+    assert [i for i in checker.ids if i.startswith("episode-")] == ["episode-0", "episode-1", "episode-3"]
+    assert REASON in text
+    for word in (
+        "reach",
+        "grasp (not done)",
+        "never begun: place",
+        "threshold 400",
+        "sharpness",
+        "return-to-go",
+        "testbot",
+    ):
+        assert word in text
+    # A strip of ten pictures and six samples for each of three episodes.
+    assert sum(f.startswith("data:") for f in checker.fetched) == 3 * 10 + 3 * 6
+    for heading in ("Subtask durations", "Moving pixels per frame", "Interaction per episode", "Return at start"):
+        assert heading in text
+
+
+def test_the_values_under_the_pointer_are_those_of_the_columns(good_set: Path, tmp_path: Path) -> None:
+    from igrft.dataset.labels import load_labels
+
+    text, _ = check(report(good_set, tmp_path / "page.html", episodes=[1]))
+    held = json.loads(re.findall(r'<script type="application/json" class="series">(.*?)</script>', text)[0])
+    columns = load_labels(good_set).episode(1)
+    assert held["length"] == 30
+    assert held["series"]["return_to_go"] == pytest.approx(columns["return_to_go"], rel=1e-3, abs=1e-12)
+    assert held["series"]["interaction"] == columns["interaction"].astype(float).tolist()
+    assert held["subtasks"][1] == [10, 30, "grasp", False]
+
+
+def test_a_set_without_labels(unlabelled_set: Path, tmp_path: Path) -> None:
+    text, checker = check(report(unlabelled_set, tmp_path / "out"))
+    assert "igrft annotate did not label this dataset" in text
+    assert sum(f.startswith("data:") for f in checker.fetched) == 4 * 10
+    assert "Episode lengths" in text
+
+
+def test_a_set_without_cameras(tmp_path: Path) -> None:
+    text, checker = check(report(make_labelled_set(tmp_path / "set", videos=False), tmp_path / "out"))
+    assert checker.fetched == ["#episode-0", "#episode-1", "#episode-3"]
+    assert "return-to-go" in text
+
+
+def test_a_video_that_cannot_be_read_leaves_the_charts(labelled: Path, tmp_path: Path) -> None:
+    (labelled / f"videos/{CAMERA}/chunk-000/file-001.mp4").unlink()
+    text, _ = check(report(labelled, tmp_path / "out", episodes=[3]))
+    assert "No pictures: episode 3" in text
+    assert "return-to-go" in text
+
+
+def test_an_episode_set_aside_is_shown_with_its_reason_when_asked_for(good_set: Path, tmp_path: Path) -> None:
+    text, checker = check(report(good_set, tmp_path / "out", episodes=[2]))
+    assert "episode-2" in checker.ids
+    assert text.count(REASON) == 2
+    assert sum(f.startswith("data:") for f in checker.fetched) == 10
+
+
+def test_which_episodes_are_shown_is_said(good_set: Path, tmp_path: Path) -> None:
+    text, checker = check(report(good_set, tmp_path / "out", max_episodes=2))
+    assert "2 of 3 episodes are shown: failures" in text
+    assert "episode-1" in checker.ids
+    assert "a failure" in text
+
+
+def test_names_cannot_break_the_page(labelled: Path, tmp_path: Path) -> None:
+    nasty = '</script><b>&"x'
+    edit_json(
+        labelled / "meta/igrft.json",
+        lambda r: [s.update(name=nasty) for e in r["episodes"].values() for s in e.get("subtasks", [])],
+    )
+    text, _ = check(report(labelled, tmp_path / "out"))
+    assert "<b>&" not in text
+
+
+def test_warnings(labelled: Path, tmp_path: Path) -> None:
+    def edit(record: dict) -> None:
+        record["episodes"]["0"]["success_from"] = "assumed"
+        record["episodes"]["0"]["interaction"].update(repeated_share=0.4, camera_motion="compensate")
+        record["pipeline"]["steps"][1]["robot_mask"] = "none"
+        record["convert"] = {
+            "warnings": ["cam9 is dropped"],
+            "timestamps": {"1": 0.05},
+            "set_aside": {"ep_7": "no file"},
+        }
+
+    edit_json(labelled / "meta/igrft.json", edit)
+    text, _ = check(report(labelled, tmp_path / "out"))
+    for words in (
+        "Success was assumed for 1 episode",
+        "No robot mask was used",
+        "The camera moves in 1 episode",
+        "interaction flickers",
+        "the worst by 50.0 ms (episode 1)",
+        "convert: cam9 is dropped",
+        "no file",
+        "success (assumed)",
+    ):
+        assert words in text
+
+
+def test_an_unknown_episode_is_refused(good_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no episode 9"):
+        report(good_set, tmp_path / "out", episodes=[9])
+
+
+def test_the_default_place_is_beside_the_dataset(labelled: Path) -> None:
+    before = sorted(p for p in labelled.rglob("*"))
+    assert report(labelled) == labelled.with_name("set.report") / "index.html"
+    assert sorted(p for p in labelled.rglob("*")) == before
+
+
+def test_the_critics_value_and_interventions_are_drawn() -> None:
+    from igrft.reports.episode_chart import EpisodeChart
+
+    value = np.linspace(1, 0, 3000).astype(np.float32)
+    human = np.arange(3000) < 30
+    chart = EpisodeChart(3000, 30.0, {"return_to_go": value, "value": value * 1.5, "intervention": human})
+    picture = chart.draw()
+    assert "critic" in picture
+    assert "a human overrode the policy, frames 0 to 29" in picture
+    # A long episode is thinned: the page stays small and keeps its peaks.
+    assert len(picture) < 60_000
+    assert json.loads(chart.readout())["stride"] == 3
