@@ -20,6 +20,8 @@ INDEX = "index"
 TASK_INDEX = "task_index"
 STATE = "observation.state"
 ACTION = "action"
+VELOCITY = "observation.velocity"
+EFFORT = "observation.effort"
 IMAGE_PREFIX = "observation.images."
 
 # Labels.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+
+#: Called with (episodes, frames) that were done since the last call.
+Advance = Callable[[int, int], None]
 
 
-class Advance(Protocol):
-    """Reports that so many more episodes and frames are done."""
-
-    def __call__(self, episodes: int, frames: int) -> None: ...
+def _silent(episodes: int, frames: int) -> None:
+    """For callers that want no bar."""
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def progress(what: str, episodes: int, frames: int, *, show: bool = True) -> Ite
     Off a terminal the bar is drawn every ten seconds, so that a cluster's log stays readable.
     """
     if not show or not episodes:
-        yield lambda episodes, frames: None
+        yield _silent
         return
     from tqdm import tqdm
 

@@ -13,6 +13,9 @@ from typing import Any
 from igrft.dataset.reader import IGRFT, read_json
 from igrft.errors import IgrftError, UsageError
 
+#: All that a staging folder of ours holds; it is removed when all is done, so nothing else may lie there.
+_OWN = {"lock", "out", "replaced", "steps"}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -61,10 +64,17 @@ class Target:
         """Hold TARGET for this run; the lock goes with the process, however it ends.
 
         Raises:
-            IgrftError: another run is at work on it.
+            IgrftError: another run is at work on it, or somebody else's files lie in its staging folder.
         """
         import fcntl
 
+        if self.staging.exists():
+            strange = sorted({p.name for p in self.staging.iterdir()} - _OWN)
+            if strange:
+                raise IgrftError(
+                    f"{self.staging} is where work in progress goes, and holds {strange[0]!r}, which igrft annotate "
+                    "did not put there; move it away, or name another TARGET"
+                )
         self.staging.mkdir(parents=True, exist_ok=True)
         with (self.staging / "lock").open("w") as stream:
             try:

@@ -41,7 +41,7 @@ DEFAULT_FPS = 50
 _NEARLY_FULL = 1 << 24
 
 #: LeRobot's names of ALOHA's columns.
-COLUMNS = {ACTION: c.ACTION, QPOS: c.STATE, QVEL: "observation.velocity", EFFORT: "observation.effort"}
+COLUMNS = {ACTION: c.ACTION, QPOS: c.STATE, QVEL: c.VELOCITY, EFFORT: c.EFFORT}
 
 _JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 _ALOHA_MOTORS = [f"{side}_{joint}" for side in ("left", "right") for joint in _JOINTS]

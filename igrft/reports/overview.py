@@ -56,7 +56,6 @@ def facts(dataset: DatasetReader) -> list[tuple[str, str]]:
     cameras = ", ".join(dataset.cameras) or "none"
     labels = ", ".join(n for n in c.LABELS if n in dataset.features) or "none"
     out = [
-        ("folder", str(dataset.root.resolve())),
         ("robot", str(dataset.info.get("robot_type") or "not named")),
         ("cameras", cameras),
         (

@@ -235,3 +235,12 @@ def test_two_runs_on_one_target_do_not_meet(source, pipeline_file, tmp_path):
     with Target(tmp_path / "out").locked(), pytest.raises(IgrftError, match="another run is at work"):
         annotate(source, tmp_path / "out", pipeline=pipeline_file())
     assert annotate(source, tmp_path / "out", pipeline=pipeline_file()).episodes == 6
+
+
+def test_a_staging_folder_with_somebodys_files_is_left_alone(source, pipeline_file, tmp_path):
+    notes = tmp_path / "out.staging" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(IgrftError, match="did not put there"):
+        annotate(source, tmp_path / "out", pipeline=pipeline_file())
+    assert notes.read_text() == "mine"
