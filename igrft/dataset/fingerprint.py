@@ -14,7 +14,6 @@ from typing import Any
 
 _BLOCK = 1 << 16
 _SAMPLES = 34
-_SKIP = {"igrft.json"}
 
 
 def fingerprint(root: Path) -> str:
@@ -24,7 +23,7 @@ def fingerprint(root: Path) -> str:
         base = root / folder
         if not base.is_dir():
             continue
-        for path in sorted(p for p in base.rglob("*") if p.is_file() and p.name not in _SKIP):
+        for path in sorted(p for p in base.rglob("*") if p.is_file()):
             if any(part.startswith(".") for part in path.relative_to(root).parts):
                 continue
             total.update(path.relative_to(root).as_posix().encode() + b"\0")

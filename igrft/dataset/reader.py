@@ -28,6 +28,8 @@ SUBTASKS = "meta/subtasks.parquet"
 EPISODES = "meta/episodes"
 IGRFT = "meta/igrft.json"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+#: Of a data file that is held in memory at a time.
+_MOST_BYTES = 64 << 20
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 
@@ -276,9 +278,14 @@ class DatasetReader:
     ) -> Iterator[tuple[np.ndarray, pa.Table]]:
         """Walk a data file in order: (table rows, rows of those whole episodes), ``frames`` or so at a time.
 
-        Memory is bounded by ``frames`` and the longest episode, not by the file.
+        Memory is bounded by ``frames``, 64 MiB or so of data (pictures may lie in the table) and the
+        longest episode, not by the file.
         """
         parquet = self.parquet(relative)
+        if names is None and parquet.metadata.num_rows:
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+            width = sum(g.total_byte_size for g in groups) / parquet.metadata.num_rows
+            frames = max(1, min(frames, int(_MOST_BYTES / max(width, 1))))
         expected = int(self.lengths[rows].sum())
         if parquet.metadata.num_rows != expected:
             raise IgrftError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -159,6 +160,8 @@ def _start(job: Job, parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    # Ctrl-C reaches the whole process group; the parent alone decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _RUN = _opened(job)
     except Exception as error:

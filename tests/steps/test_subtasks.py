@@ -176,6 +176,17 @@ def test_auto_takes_labels_that_are_there_else_phases(tmp_path, pipeline_file, s
     assert DatasetReader.open(tmp_path / "out2").subtask_names[0] == "reach the cup"
 
 
+def test_success_in_the_episodes_table(source, pipeline_file, tmp_path):
+    path = source / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.ParquetFile(path).read()
+    words = ["success", "failure", "success", "failure", "failure", "success"]
+    pq.write_table(table.append_column("episode_success", pa.array(words)), path)
+    annotate(source, tmp_path / "out", pipeline=pipeline_file([{"type": "subtasks", "source": "proprio"}]), workers=1)
+    records = DatasetReader.open(tmp_path / "out").igrft["episodes"]
+    assert [records[str(i)]["success"] for i in range(6)] == [w == "success" for w in words]
+    assert records["0"]["success_from"] == "source"
+
+
 # Proprioception.
 
 

@@ -113,7 +113,12 @@ class InteractionCounts(StepDefaults):
 
         # A worker is one core: OpenCV's own threads would fight with the other workers'.
         cv2.setNumThreads(max(self.threads, 1))
-        estimator = make_flow(
+        estimator = self.estimator()
+        return lambda episode: self.count(episode, estimator)
+
+    def estimator(self) -> FlowEstimator:
+        """Load the flow that the settings name."""
+        return make_flow(
             self.flow,
             weights=self.raft_weights,
             updates=self.raft_updates,
@@ -121,7 +126,6 @@ class InteractionCounts(StepDefaults):
             batch=self.batch,
             threads=self.threads,
         )
-        return lambda episode: self.count(episode, estimator)
 
     def count(self, episode: Episode, estimator: FlowEstimator) -> EpisodeLabels:
         """Label one episode with an estimator that is loaded already.

@@ -4,11 +4,11 @@ A folder of masks holds, for each episode, one of::
 
     episode_000000/000000.png …   one picture per frame (any 8-bit gray or color PNG)
     episode_000000.mp4            one picture per frame, in order
-    episode_000000.npy            [T, h, w] bool, integer or float
+    episode_000000.npy            [T, h, w] bool, uint8 or float
 
 A pixel is the robot's where the mask is above ``mask_threshold``, in the mask's own units. Unset, it
-is half of what "robot" is in the file: 127 of 255 for pictures and video, 0 for bool and for
-pictures and integers that hold nothing above 1, 0.5 for floats.
+is half of what "robot" is in the file: 127 of 255 for pictures, video and uint8, 0.5 for floats and
+bool; PNG pictures and uint8 arrays that hold nothing above 1 are taken as bool.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def folder_masks(folder: Path, episode: int, count: int) -> Iterator[np.ndarray]
     """
     place = _place(folder, episode)
     if place.is_dir():
-        yield from _pictures(place, episode, count)
+        yield from (_picture(place, episode, count, frame) for frame in range(count))
     elif place.suffix == ".npy":
         yield from _array(place, episode, count)
     else:
@@ -60,31 +60,44 @@ def _place(folder: Path, episode: int) -> Path:
     return found[0]
 
 
-def _pictures(place: Path, episode: int, count: int) -> Iterator[np.ndarray]:
+def folder_mask_at(folder: Path, episode: int, count: int, frame: int) -> np.ndarray:
+    """The mask of one frame, as :func:`folder_masks` gives it."""
+    place = _place(folder, episode)
+    if place.is_dir():
+        return _picture(place, episode, count, frame)
+    if place.suffix == ".npy":
+        return _array(place, episode, count)[frame]
+    fps = probe(place).fps
+    return next(open_frames(place, start=frame / fps, fps=fps, count=1, color="gray"))
+
+
+def _picture(place: Path, episode: int, count: int, frame: int) -> np.ndarray:
     import cv2
 
-    for frame in range(count):
-        path = place / f"{frame:06d}.png"
-        if not path.is_file():
-            have = sum(1 for _ in place.glob("*.png"))
-            raise EpisodeError(f"episode {episode}: {path} is missing; {have} masks are there, {count} are needed")
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if mask is None:
-            raise EpisodeError(f"episode {episode}: {path} is not a picture; write the mask again")
-        # PNG loses nothing: a picture without a value above 1 is one that codes the robot as 1.
-        yield mask.astype(bool) if mask.max() <= 1 else mask
+    path = place / f"{frame:06d}.png"
+    if not path.is_file():
+        have = sum(1 for _ in place.glob("*.png"))
+        raise EpisodeError(f"episode {episode}: {path} is missing; {have} masks are there, {count} are needed")
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise EpisodeError(f"episode {episode}: {path} is not a picture; write the mask again")
+    # PNG loses nothing: a picture without a value above 1 is one that codes the robot as 1.
+    return mask.astype(bool) if mask.max() <= 1 else mask
 
 
-def _array(place: Path, episode: int, count: int) -> Iterator[np.ndarray]:
+def _array(place: Path, episode: int, count: int) -> np.ndarray:
+    """[T, h, w], left on the disk until it is read; integers that are 0 and 1 as bool."""
     try:
-        masks = np.load(place, mmap_mode="r", allow_pickle=False)
+        masks: np.ndarray = np.load(place, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise EpisodeError(f"episode {episode}: {place} is not an array of numbers ({error}); write it again") from None
     if masks.ndim != 3 or len(masks) != count:
         raise EpisodeError(f"episode {episode}: {place} is {list(masks.shape)}, expected [{count}, height, width]")
-    counts_from_zero = masks.dtype.kind in "ui" and (masks.size == 0 or masks.max() <= 1)
-    for mask in masks:
-        yield np.asarray(mask, bool) if counts_from_zero else np.asarray(mask)
+    if masks.dtype.kind not in "bf" and masks.dtype != np.uint8:
+        raise EpisodeError(f"episode {episode}: {place} holds {masks.dtype}; save the masks as bool, uint8 or float")
+    if masks.dtype == np.uint8 and masks.max(initial=0) <= 1:
+        return masks.view(bool)
+    return masks
 
 
 def _wrong_number(place: Path, episode: int, found: int, count: int) -> EpisodeError:
@@ -157,6 +170,4 @@ class Keep:
     def _limit(self, mask: np.ndarray) -> float:
         if self._threshold is not None:
             return self._threshold
-        if mask.dtype.kind == "b":
-            return 0
-        return 0.5 if mask.dtype.kind == "f" else 127
+        return 0.5 if mask.dtype.kind in "bf" else 127

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from igrft import columns as c
@@ -14,7 +12,17 @@ from igrft.steps.subtasks.segments import Segment
 #: SARM's episode columns, dense labels first: they are the finer ones.
 _SARM = ("dense", "sparse")
 
-Reader = Callable[[DatasetReader, int], "list[Segment] | None"]
+#: How tables spell the success of an episode: booleans, numbers, words.
+_WORDS = {
+    "true": True,
+    "1": True,
+    "1.0": True,
+    "success": True,
+    "false": False,
+    "0": False,
+    "0.0": False,
+    "failure": False,
+}
 
 
 def existing_segments(dataset: DatasetReader, row: int) -> list[Segment] | None:
@@ -44,6 +52,18 @@ def existing_success(dataset: DatasetReader, row: int) -> bool | None:
     """Success as igrft recorded it, or None."""
     entry = _igrft_entry(dataset, row)
     return entry.get("success") if entry else None
+
+
+def episode_table_success(dataset: DatasetReader, row: int) -> bool | None:
+    """Success as a column of ``meta/episodes`` says it, or None."""
+    for name in c.SUCCESS_SPELLINGS:
+        if name in dataset.table.column_names:
+            value = dataset.table.column(name)[row].as_py()
+            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            known = _WORDS.get(str(value).lower())
+            if known is not None:
+                return known
+    return None
 
 
 def _igrft_entry(dataset: DatasetReader, row: int) -> dict | None:

@@ -10,7 +10,7 @@ from igrft.dataset.locate import locate
 from igrft.dataset.parquet import write_json
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
-from igrft.steps.subtasks.existing import existing_segments, existing_success, has_existing
+from igrft.steps.subtasks.existing import episode_table_success, existing_segments, existing_success, has_existing
 
 
 def export_subtasks(source: str | Path, file: Path, *, overwrite: bool = False) -> int:
@@ -40,6 +40,8 @@ def export_subtasks(source: str | Path, file: Path, *, overwrite: bool = False) 
         success = existing_success(dataset, row)
         if success is None and spelling is not None:
             success = bool(dataset.any_true(spelling)[row])
+        if success is None:
+            success = episode_table_success(dataset, row)
         entry: dict[str, Any] = {} if success is None else {"success": success}
         entry["subtasks"] = [
             {"name": s.name, "start": s.start, "end": s.end, **({} if s.done is None else {"done": s.done})}

@@ -14,7 +14,12 @@ from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError, UsageError
 from igrft.rewards.hybrid import subtask_weights
 from igrft.steps.base import SEGMENTS, Episode, EpisodeLabels, Labeller, StepDefaults
-from igrft.steps.subtasks.existing import existing_segments, existing_success, has_existing
+from igrft.steps.subtasks.existing import (
+    episode_table_success,
+    existing_segments,
+    existing_success,
+    has_existing,
+)
 from igrft.steps.subtasks.file import check_episodes_exist, entry_success, read_subtask_file
 from igrft.steps.subtasks.segments import Segment, check_cover, parse_segments, settle
 from igrft.steps.task_file import Tasks, load_tasks, task_content
@@ -174,7 +179,9 @@ def _success(entry: Mapping[str, Any] | None, episode: Episode, success_columns:
             return said, "file"
     for name in success_columns:
         return bool(episode.dataset.any_true(name)[episode.row]), "source"
-    known = existing_success(episode.dataset, episode.row)
+    known = episode_table_success(episode.dataset, episode.row)
+    if known is None:
+        known = existing_success(episode.dataset, episode.row)
     return (known, "source") if known is not None else (True, "assumed")
 
 

@@ -1,0 +1,148 @@
+"""Pictures of what Eq. 1 saw on a few frames: the paper's Figure 6."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igrft.dataset.reader import DatasetReader
+from igrft.dataset.video import frames_at, picture_size
+from igrft.errors import EpisodeError
+from igrft.steps.interaction.counts import InteractionCounts
+from igrft.steps.interaction.flow import FlowEstimator
+from igrft.steps.interaction.masks import Keep, folder_mask_at
+from igrft.steps.interaction.motion import MotionEstimator
+from igrft.steps.interaction.scale import Counter, Scale, flow_size
+from igrft.steps.interaction.step import Interaction
+
+#: Flow of this many times the threshold's length is drawn at full brightness.
+_BRIGHTEST = 4.0
+
+
+def overlay(
+    dataset: DatasetReader,
+    row: int,
+    frames: Sequence[int],
+    settings: Interaction | Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Compute the flow of a few frames again and draw it. Seeks: fit for a report, not for labelling.
+
+    Args:
+        dataset: the source, or the labelled dataset (its videos are the same).
+        row: row of the episodes' table.
+        frames: frame indices in the episode.
+        settings: the step, or its entry as ``meta/igrft.json`` records it.
+        facts: what the step recorded for the episode under ``interaction``: whether the camera's
+            motion was taken out. Without it, it is where the background of the frame moves.
+
+    Returns:
+        For each frame, all pictures at the size of the flow:
+        ``frame``; ``rgb`` uint8 [h, w, 3]; ``flow`` uint8 [h, w, 3], hue the direction, brightness
+        the length, black on the robot; ``mask`` bool [h, w], the robot; ``moving`` bool [h, w], the
+        pixels counted; ``pixels`` float, their number in reference pixels; ``interaction`` bool,
+        before smoothing; ``compensated`` bool.
+
+    Raises:
+        EpisodeError: pictures or masks that are missing or damaged.
+        IgrftError: RAFT's weights are not to be had.
+    """
+    step = _step(settings, facts).resolve(dataset)
+    heavy: InteractionCounts = step.expand()[0]
+    camera = heavy.known_camera()
+    frame_size = picture_size(dataset, row, camera)
+    size = flow_size(*frame_size, heavy.flow_height)
+    scale = Scale.of(*size, dataset.fps, heavy.reference_fps)
+    counter = Counter(*size, (step.flow_threshold,), scale)
+    motions = MotionEstimator(*size, scale)
+    keep_of = Keep(camera, frame_size, size, allow_resize=heavy.mask_resize, threshold=heavy.mask_threshold)
+    estimator = heavy.estimator()
+    found = []
+    for frame in frames:
+        x, y, base = _flow(dataset, row, camera, frame, size, estimator)
+        mask = _mask(heavy, dataset, row, base)
+        keep = None if mask is None else keep_of(mask, int(dataset.episode_indices[row]), base)
+        motion = motions.measure(x, y, keep)
+        if facts is not None:
+            compensated = facts.get("camera_motion") == "compensate" and motion.homography is not None
+        else:
+            wanted = step.camera_motion in ("auto", "compensate") and motion.magnitude > step.motion_threshold
+            compensated = wanted and motion.homography is not None
+        if compensated:
+            assert motion.homography is not None
+            x, y = motions.residual(x, y, motion.homography)
+        energy = counter.energy(x, y, keep)
+        pixels = float(counter.count(energy)[0])
+        found.append(
+            {
+                "frame": int(frame),
+                "rgb": frames_at(dataset, row, camera, [frame], size=size)[0],
+                "flow": flow_picture(x, y, keep, _BRIGHTEST * (step.flow_threshold * scale.squared) ** 0.5),
+                "mask": np.zeros(energy.shape, bool) if keep is None else keep == 0,
+                "moving": energy > np.float32(step.flow_threshold * scale.squared),
+                "pixels": pixels,
+                "interaction": pixels > step.pixel_threshold,
+                "compensated": compensated,
+            }
+        )
+    return found
+
+
+def _step(settings: Interaction | Mapping[str, Any], facts: Mapping[str, Any] | None) -> Interaction:
+    if isinstance(settings, Interaction):
+        step = settings
+    else:
+        known = {f.name for f in dataclasses.fields(Interaction)}
+        values = {k: v for k, v in settings.items() if k in known}
+        if "ladder" in values:
+            values["ladder"] = tuple(values["ladder"])
+        step = Interaction(**values)
+    if step.camera is None and facts and facts.get("camera"):
+        step = dataclasses.replace(step, camera=facts["camera"])
+    return step
+
+
+def _flow(
+    dataset: DatasetReader, row: int, camera: str, frame: int, size: tuple[int, int], estimator: FlowEstimator
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The flow's components at ``frame``, and the frame it starts from: the last repeats the one before."""
+    length = int(dataset.lengths[row])
+    if not 0 <= frame < length:
+        raise EpisodeError(f"episode {int(dataset.episode_indices[row])} has no frame {frame}: it has {length}")
+    base = max(min(frame, length - 2), 0)
+    if length < 2:
+        return np.zeros(size[::-1], np.float32), np.zeros(size[::-1], np.float32), base
+    previous, following = frames_at(dataset, row, camera, [base, base + 1], size=size, color=estimator.color)
+    flow = estimator(previous, following)
+    return np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1]), base
+
+
+def _mask(heavy: InteractionCounts, dataset: DatasetReader, row: int, frame: int) -> np.ndarray | None:
+    if heavy.robot_mask == "none":
+        return None
+    if heavy.robot_mask == "feature":
+        return frames_at(dataset, row, str(heavy.mask_key), [frame], color="gray")[0]
+    episode, count = int(dataset.episode_indices[row]), int(dataset.lengths[row])
+    return folder_mask_at(Path(str(heavy.mask_path)), episode, count, frame)
+
+
+def flow_picture(x: np.ndarray, y: np.ndarray, keep: np.ndarray | None, brightest: float) -> np.ndarray:
+    """Flow as a picture, uint8 [h, w, 3] RGB: hue is the direction, brightness the length.
+
+    Args:
+        x, y: the flow's components, float32 [h, w].
+        keep: float32 [h, w], 0 on the robot, which is drawn black; or None.
+        brightest: flow of this length in pixels, and more, is drawn at full brightness.
+    """
+    import cv2
+
+    length, angle = cv2.cartToPolar(x, y, angleInDegrees=True)
+    value = np.clip(length * (255 / brightest), 0, 255)
+    if keep is not None:
+        value = value * keep
+    hsv = np.stack([angle / 2, np.full_like(value, 255), value], axis=2).astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
