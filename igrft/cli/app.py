@@ -140,7 +140,7 @@ def inspect(
 @app.command()
 def validate(
     dataset: DatasetArg,
-    fast: Annotated[bool, typer.Option("--fast", help="Do not decode videos.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Sample videos instead of decoding every frame.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:

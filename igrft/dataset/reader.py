@@ -28,6 +28,8 @@ SUBTASKS = "meta/subtasks.parquet"
 EPISODES = "meta/episodes"
 IGRFT = "meta/igrft.json"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+#: Handles kept open: each holds its file's metadata, 20 KB a row group.
+_OPEN_FILES = 4
 #: Of a data file that is held in memory at a time.
 _MOST_BYTES = 64 << 20
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -84,6 +86,7 @@ class DatasetReader:
     info: dict[str, Any]
     table: pa.Table
     _files: dict[Path, pq.ParquetFile] = field(default_factory=dict, repr=False)
+    _bounds: dict[Path, np.ndarray] = field(default_factory=dict, repr=False)
     _any: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _last: tuple[Any, pa.Table] | None = field(default=None, repr=False)
 
@@ -204,9 +207,9 @@ class DatasetReader:
         return file_of, offset
 
     def parquet(self, relative: Path) -> pq.ParquetFile:
-        """An open data file; handles are kept, 64 at most."""
+        """An open data file; a few handles are kept."""
         if relative not in self._files:
-            if len(self._files) >= 64:
+            if len(self._files) >= _OPEN_FILES:
                 self._files.pop(next(iter(self._files))).close()
             try:
                 # Buffered ahead, a file would be held in memory whole until its handle is closed.
@@ -232,9 +235,7 @@ class DatasetReader:
         missing = [n for n in names if n not in parquet.schema_arrow.names]
         if missing:
             raise IgrftError(f"{self.root / relative} has no column {missing[0]!r}")
-        bounds = np.concatenate(
-            [[0], np.cumsum([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])]
-        )
+        bounds = self._row_group_bounds(relative)
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         last = int(np.searchsorted(bounds, start + length, side="left"))
         wanted = tuple(dict.fromkeys([*names, c.EPISODE_INDEX]))
@@ -247,6 +248,14 @@ class DatasetReader:
                 f"episodes' table says {length}; run: igrft validate {self.root}"
             )
         return table.select(list(names))
+
+    def _row_group_bounds(self, relative: Path) -> np.ndarray:
+        """First row of every row group of a file, and its number of rows: int64 [row groups + 1]."""
+        if relative not in self._bounds:
+            parquet = self.parquet(relative)
+            rows = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+            self._bounds[relative] = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+        return self._bounds[relative]
 
     def _row_groups(self, relative: Path, first: int, last: int, names: tuple[str, ...]) -> pa.Table:
         """Row groups of a file; the last read is kept, since older files hold many episodes in one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ _PACKAGES = (
 )
 
 
-def record_head(dataset: DatasetReader, plan: Plan, name: str, key: str) -> dict[str, Any]:
+def record_head(dataset: DatasetReader, plan: Plan, name: str, key: str, columns: Sequence[str]) -> dict[str, Any]:
     """The record of a run but for its episodes. Names, never paths: a dataset is published, its
     author's folders are not.
 
     Args:
         key: digest of everything that determined the result.
+        columns: label columns that were written.
     """
     record = {
         "igrft_version": igrft.__version__,
@@ -41,7 +42,7 @@ def record_head(dataset: DatasetReader, plan: Plan, name: str, key: str) -> dict
         "source": {"name": dataset.root.resolve().name, "fingerprint": plan.source},
         "key": key,
         "pipeline": {"name": name, "steps": [step_json(step) for step in plan.entries]},
-        "columns": plan.columns,
+        "columns": list(columns),
     }
     conversion = (dataset.igrft or {}).get("convert")
     return record | ({"convert": conversion} if conversion else {})

@@ -279,7 +279,8 @@ class _Run:
         )
         with progress("writing", self.dataset.num_episodes, self.dataset.num_frames, show=self.show) as advance:
             assembly.write(self.target.out, advance)
-        write_record(self.target.out / IGRFT, record_head(self.dataset, self.plan, name, key), self._final_records())
+        head = record_head(self.dataset, self.plan, name, key, assembly.written)
+        write_record(self.target.out / IGRFT, head, self._final_records())
         for number, step in enumerate(self.plan.steps):
             if step.heavy:
                 staged = [self._staged(number, r) for r in range(self.dataset.num_episodes) if r not in self.set_aside]

@@ -186,6 +186,8 @@ class EpisodeChart:
         top = max(1000.0, 1.5 * most, 3 * (self.pixel_threshold or 0.0))
         levels = [0.0, *(10.0**k for k in range(2, 7) if 10.0**k <= top)] if pixels is not None else []
         legend = [(palette.INTERACTION_SHADE, "interaction")] if flags is not None else []
+        if pixels is not None and self.pixel_threshold is not None:
+            legend.append((palette.INTERACTION, f"dashed: threshold {self.pixel_threshold:g}"))
         name = "interaction, moving pixels" if pixels is not None else "interaction"
         y = panels.open(name, _PANEL, partial(_log, top), levels, legend)
         if flags is not None:
@@ -202,10 +204,6 @@ class EpisodeChart:
                 x, at = panels.x(f + 0.5), y(float(pixels[f]))
                 panels.add(svg.tag("circle", cx=x, cy=at, r=7.5, fill=palette.PAPER, stroke=palette.INTERACTION))
                 panels.add(svg.text(x, at + 3.5, number, class_="mark", text_anchor="middle"))
-            if self.pixel_threshold is not None:
-                note = f"threshold {self.pixel_threshold:g}"
-                at = y(self.pixel_threshold) - 4
-                panels.add(svg.text(WIDTH - RIGHT - 4, at, note, class_="halo", text_anchor="end"))
         panels.close(_PANEL)
 
 

@@ -179,5 +179,6 @@ def _render(
         charts=set_charts(dataset, summaries, fills),
         views=views,
         shown=overview.which(summaries, views, explicit=explicit),
+        masked=(pipeline_step(dataset.igrft or {}, "interaction") or {}).get("robot_mask", "none") != "none",
         palette=palette,
     )

@@ -13,7 +13,6 @@ from igrft.dataset.video import frames_at, picture_size
 from igrft.errors import IgrftError
 
 STRIP_WIDTH = 200
-SAMPLE_WIDTH = 300
 
 
 @dataclass(frozen=True)

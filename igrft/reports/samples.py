@@ -40,8 +40,8 @@ def sample_frames(pixels: np.ndarray, flags: np.ndarray) -> list[Sample]:
     chosen: dict[int, str] = {}
     on, off = flags & finite, ~flags & finite
     if off.any():
-        chosen[int(np.argmin(np.where(off, pixels, np.inf)))] = "the quietest frame"
         chosen[int(np.argmax(np.where(off, pixels, -np.inf)))] = "the most motion without interaction"
+        chosen[int(np.argmin(np.where(off, pixels, np.inf)))] = "the quietest frame"
     if on.any():
         chosen[int(np.argmin(np.where(on, pixels, np.inf)))] = "the least motion with interaction"
         # Thirds of the interaction frames, not its phases: a label that flickers has hundreds of phases.

@@ -80,8 +80,8 @@ def test_a_labelled_set(good_set: Path, tmp_path: Path) -> None:
         "testbot",
     ):
         assert word in text
-    # A strip of ten pictures and six samples for each of three episodes.
-    assert sum(f.startswith("data:") for f in checker.fetched) == 3 * 10 + 3 * 6
+    # A strip of ten pictures and six samples with their flow for each of three episodes.
+    assert sum(f.startswith("data:") for f in checker.fetched) == 3 * 10 + 3 * 6 * 2
     for heading in ("Subtask durations", "Moving pixels per frame", "Interaction per episode", "Return at start"):
         assert heading in text
 
@@ -116,6 +116,33 @@ def test_a_video_that_cannot_be_read_leaves_the_charts(labelled: Path, tmp_path:
     text, _ = check(report(labelled, tmp_path / "out", episodes=[3]))
     assert "No pictures: episode 3" in text
     assert "return-to-go" in text
+
+
+def test_a_label_that_the_video_does_not_give_is_noted(good_set: Path, tmp_path: Path) -> None:
+    # The set's counts are made up, so the flow of its video disagrees.
+    text, _ = check(report(good_set, tmp_path / "out", episodes=[0]))
+    assert "Counted again here" in text
+
+
+def test_masks_that_are_not_at_hand_leave_the_frames(labelled: Path, tmp_path: Path) -> None:
+    step = {"robot_mask": "folder", "mask_path": "masks"}
+    edit_json(labelled / "meta/igrft.json", lambda r: r["pipeline"]["steps"][1].update(step))
+    text, checker = check(report(labelled, tmp_path / "out", episodes=[0]))
+    assert "No flow over the sample frames" in text
+    assert sum(f.startswith("data:") for f in checker.fetched) == 10 + 6
+
+
+def test_moving_pixels_and_robot_are_tinted() -> None:
+    from igrft.reports.sample_pictures import marked
+
+    picture = np.full((20, 30, 3), 100, dtype=np.uint8)
+    moving, robot = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
+    moving[2:8, 2:8], robot[10:18, 10:18] = True, True
+    out = marked(picture, moving, robot).astype(int)
+    assert out[5, 5, 0] > out[5, 5, 2]
+    assert out[14, 14, 2] > out[14, 14, 0]
+    assert (out[0, 29] == 100).all()
+    assert (picture == 100).all()
 
 
 def test_an_episode_set_aside_is_shown_with_its_reason_when_asked_for(good_set: Path, tmp_path: Path) -> None:

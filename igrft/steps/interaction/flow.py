@@ -43,8 +43,9 @@ class Dis:
         self._dis = cv2.DISOpticalFlow.create(preset)
 
     def __call__(self, previous: np.ndarray, following: np.ndarray) -> np.ndarray:
-        # A fresh array every time: given one, OpenCV takes what it holds as the initial guess.
-        return self._dis.calc(previous, following, None)  # type: ignore[call-overload, no-any-return]
+        # DIS refuses views. A fresh result every time: given one, OpenCV takes what it holds as the initial guess.
+        pair = np.ascontiguousarray(previous), np.ascontiguousarray(following)
+        return self._dis.calc(*pair, None)  # type: ignore[call-overload, no-any-return]
 
     def stream(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         previous: np.ndarray | None = None
