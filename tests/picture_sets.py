@@ -131,7 +131,8 @@ def real_set(shared: Path, name: str, root: Path, episodes: int | None = None) -
     info = json.loads((source / "meta/info.json").read_text())
     lines = (source / "meta/episodes.jsonl").read_text().splitlines()[:episodes]
     lengths = [json.loads(line)["length"] for line in lines]
-    cameras, rows = {}, {}
+    cameras: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for camera in sorted(p.name for p in (source / "videos/chunk-000").iterdir()):
         cameras[camera] = info["features"][camera]
         (root / f"videos/{camera}/chunk-000").mkdir(parents=True)

@@ -37,12 +37,12 @@ def test_the_language_column_has_lerobots_type():
 def test_the_names_of_files_are_lerobots():
     from lerobot.datasets import CODEBASE_VERSION, utils
 
-    from igrft.dataset import reader
+    from igrft.dataset import files
 
     assert CODEBASE_VERSION == "v3.0"
-    assert (utils.INFO_PATH, utils.STATS_PATH, utils.EPISODES_DIR) == (reader.INFO, reader.STATS, reader.EPISODES)
-    assert (utils.DEFAULT_TASKS_PATH, utils.DEFAULT_DATA_PATH) == (reader.TASKS, reader.DATA_PATH)
-    assert utils.DEFAULT_VIDEO_PATH == reader.VIDEO_PATH
+    assert (utils.INFO_PATH, utils.STATS_PATH, utils.EPISODES_DIR) == (files.INFO, files.STATS, files.EPISODES)
+    assert (utils.DEFAULT_TASKS_PATH, utils.DEFAULT_DATA_PATH) == (files.TASKS, files.DATA_PATH)
+    assert utils.DEFAULT_VIDEO_PATH == files.VIDEO_PATH
 
 
 def test_lerobot_opens_the_result_with_delta_timestamps(labelled):

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from igrft import columns as c
+from igrft.dataset.files import to_numpy
 from igrft.dataset.locate import locate
-from igrft.dataset.reader import DatasetReader, to_numpy
+from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError, UsageError, did_you_mean
 
 

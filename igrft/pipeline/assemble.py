@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from igrft import columns as c
+from igrft.dataset.files import EPISODES, INFO, STATS, SUBTASKS, read_json, read_table
 from igrft.dataset.language import language_column
 from igrft.dataset.links import link_tree
 from igrft.dataset.parquet import DataWriter, with_pandas_index, write_json, write_table
-from igrft.dataset.reader import EPISODES, INFO, STATS, SUBTASKS, DatasetReader, read_json, read_table
+from igrft.dataset.reader import DatasetReader
 from igrft.dataset.statistics import NAMES, aggregate, episode_statistics, stacked_columns
 
 #: What one episode's labels are, by table row: columns by name and the record; None if set aside.
@@ -187,7 +188,7 @@ class Assembly:
 
     def _without_set_aside(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """Statistics of the recorded columns, made again from those of the episodes that count."""
-        from igrft.dataset.reader import read_episodes
+        from igrft.dataset.files import read_episodes
 
         table = read_episodes(self.dataset.root, statistics=True)
         keep = np.array([row not in self.set_aside for row in range(self.dataset.num_episodes)])

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from igrft import columns as c
+from igrft.dataset.files import IGRFT
 from igrft.dataset.fingerprint import digest_of, fingerprint
 from igrft.dataset.locate import locate
-from igrft.dataset.reader import IGRFT, DatasetReader
+from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError
 from igrft.pipeline.assemble import Assembly
 from igrft.pipeline.config import Pipeline, load_pipeline

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igrft.dataset.reader import IGRFT, read_json
+from igrft.dataset.files import IGRFT, read_json
 from igrft.errors import IgrftError, UsageError
 
 #: All that a staging folder of ours holds; it is removed when all is done, so nothing else may lie there.

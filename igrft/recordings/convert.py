@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from igrft.dataset.files import IGRFT
 from igrft.dataset.locate import locate
 from igrft.dataset.parquet import write_json
-from igrft.dataset.reader import IGRFT
 from igrft.recordings.detect import ALOHA_BGR, LEROBOT_V20, LEROBOT_V21, detect
 from igrft.recordings.options import Options, Outcome, Warnings
 from igrft.recordings.quiet import one_line_errors

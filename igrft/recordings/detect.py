@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from igrft.dataset.reader import INFO, dataset_version
+from igrft.dataset.files import INFO, dataset_version
 from igrft.errors import IgrftError, UsageError, did_you_mean
 
 LEROBOT_V20 = "lerobot-v2.0"

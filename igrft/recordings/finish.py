@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from igrft.dataset.files import INFO, read_episodes, read_json
 from igrft.dataset.parquet import DataWriter, whole_file, write_json, write_table
-from igrft.dataset.reader import INFO, DatasetReader, read_episodes, read_json
+from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 from igrft.recordings.video_facts import frame_times
 

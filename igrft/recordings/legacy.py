@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from igrft.dataset.reader import to_numpy
+from igrft.dataset.files import to_numpy
 from igrft.errors import EpisodeError, IgrftError, UsageError
 from igrft.progress import progress
 from igrft.recordings.finish import finish_dataset

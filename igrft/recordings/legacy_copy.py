@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from igrft.dataset.files import INFO
 from igrft.dataset.links import link_or_copy
 from igrft.dataset.parquet import write_json
-from igrft.dataset.reader import INFO
 from igrft.recordings.legacy_rows import Rows
 from igrft.recordings.legacy_source import (
     EPISODES,

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from igrft import columns as c
-from igrft.dataset.reader import to_numpy
+from igrft.dataset.files import to_numpy
 from igrft.errors import EpisodeError
 from igrft.recordings.legacy_columns import ColumnPlan, is_list
 from igrft.recordings.video_facts import TOLERANCE_S, unreadable

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from igrft.dataset.reader import INFO, read_json
+from igrft.dataset.files import INFO, read_json
 from igrft.errors import IgrftError
 
 EPISODES = "meta/episodes.jsonl"

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from igrft.dataset.reader import to_numpy
+from igrft.dataset.files import to_numpy
 from igrft.recordings.pictures import video_pictures
 from igrft.recordings.statistics import as_json, numeric_statistics, picture_statistics, sampled_rows
 

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from recording_sets import CAMERAS, open_in_lerobot, tree_digest, video_file, write_aloha, write_legacy, write_video
 
+from igrft.dataset.files import read_episodes
 from igrft.dataset.locate import locate
-from igrft.dataset.reader import DatasetReader, read_episodes
+from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError
 from igrft.recordings.convert import convert
 from igrft.recordings.finish import correct_video_starts

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from igrft import columns as c
-from igrft.dataset.reader import TASKS
+from igrft.dataset.files import TASKS
 from igrft.errors import EpisodeError, IgrftError
 from igrft.recordings.video_facts import TOLERANCE_S
 from igrft.reports.checks.findings import Context

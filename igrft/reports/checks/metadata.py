@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from igrft import columns as c
-from igrft.dataset.reader import EPISODES, IGRFT, INFO, SUBTASKS, TASKS
+from igrft.dataset.files import EPISODES, IGRFT, INFO, SUBTASKS, TASKS
 from igrft.reports.checks.findings import Context
 
 #: Columns of the episodes' table without which no row can be found.

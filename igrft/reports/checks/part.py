@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from igrft.dataset.reader import DatasetReader, to_numpy
+from igrft.dataset.files import to_numpy
+from igrft.dataset.reader import DatasetReader
 
 
 class Part:

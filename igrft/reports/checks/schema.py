@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from igrft.dataset.reader import INFO
+from igrft.dataset.files import INFO
 from igrft.errors import IgrftError
 from igrft.reports.checks.findings import Context
 

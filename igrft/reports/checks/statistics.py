@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from igrft import columns as c
-from igrft.dataset.reader import EPISODES, STATS, read_json
+from igrft.dataset.files import EPISODES, STATS, read_json
 from igrft.errors import EpisodeError, IgrftError
 from igrft.reports.checks.findings import Context
 from igrft.reports.checks.part import Part

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from igrft import columns as c
-from igrft.dataset.reader import IGRFT, SUBTASKS
+from igrft.dataset.files import IGRFT, SUBTASKS
 from igrft.errors import IgrftError
 from igrft.reports.checks.findings import Context
 from igrft.reports.checks.part import Part

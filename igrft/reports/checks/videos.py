@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from igrft.dataset.reader import INFO
+from igrft.dataset.files import INFO
 from igrft.errors import EpisodeError, IgrftError
 from igrft.recordings.video_facts import TOLERANCE_S, frame_times, video_facts
 from igrft.reports.checks.decode import Damage, Shown, decode_all, decode_at

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from igrft.dataset.reader import read_json
+from igrft.dataset.files import read_json
 from igrft.errors import EpisodeError, IgrftError
 
 
