@@ -18,6 +18,13 @@ class EpisodeError(IgrftError):
     """
 
 
+class NotApplicable(IgrftError):
+    """This step has nothing to work on in this dataset, and nobody asked for it in particular.
+
+    Raised by ``resolve``: the step is left out and the message is shown.
+    """
+
+
 def did_you_mean(wrong: str, known: list[str] | tuple[str, ...]) -> str:
     """Return ``"; did you mean X?"`` for the nearest known name, else the list of known names."""
     import difflib

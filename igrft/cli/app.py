@@ -119,6 +119,8 @@ def annotate(
             f"success was assumed for {_count(result.assumed_successes, 'episode')}: neither a subtask file nor the "
             "dataset says"
         )
+    for notice in result.notices:
+        typer.echo(notice)
     _list_set_aside(result.set_aside)
     return 1 if result.set_aside else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,22 +36,31 @@ def probe(path: Path | str) -> VideoFacts:
 
     path = _existing(path)
     try:
-        with av.open(str(path)) as container:
-            stream = next(iter(container.streams.video), None)
-            if stream is None:
-                raise EpisodeError(f"{path} holds no video; restore it from the source")
-            context = stream.codec_context
-            if context is None:
-                raise EpisodeError(f"{path} has a codec that PyAV does not know; encode it as h264 or AV1")
-            frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.pts is not None)
-            rate = float(stream.average_rate or stream.guessed_rate or 0)
-            if stream.duration is not None and stream.time_base is not None:
-                duration = float(stream.duration * stream.time_base)
-            else:
-                duration = frames / rate if rate else 0.0
-            return VideoFacts(context.codec.canonical_name, context.width, context.height, rate, frames, duration)
+        container = av.open(str(path))
     except av.error.FFmpegError as error:
         raise decoders.damaged(path, error) from None
+    try:
+        return _facts(path, container)
+    except av.error.FFmpegError as error:
+        raise decoders.damaged(path, error) from None
+    finally:
+        container.close()
+
+
+def _facts(path: Path, container: Any) -> VideoFacts:
+    stream = next(iter(container.streams.video), None)
+    if stream is None:
+        raise EpisodeError(f"{path} holds no video; restore it from the source")
+    context = stream.codec_context
+    if context is None:
+        raise EpisodeError(f"{path} has a codec that PyAV does not know; encode it as h264 or AV1")
+    frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.pts is not None)
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    if stream.duration is not None and stream.time_base is not None:
+        duration = float(stream.duration * stream.time_base)
+    else:
+        duration = frames / rate if rate else 0.0
+    return VideoFacts(context.codec.canonical_name, context.width, context.height, rate, frames, duration)
 
 
 def open_frames(

@@ -78,10 +78,10 @@ def _struct(rows: Sequence[Mapping[str, Any]], kind: pa.StructType) -> pa.Struct
     children = []
     for field in kind:
         if field.name == "tool_calls":
-            texts = [_json_texts(r["tool_calls"]) for r in rows]
+            texts = [_json_texts(r.get("tool_calls")) for r in rows]
             children.append(pa.array(texts, pa.list_(pa.string())).cast(field.type))
         else:
-            children.append(pa.array([r[field.name] for r in rows], field.type))
+            children.append(pa.array([r.get(field.name) for r in rows], field.type))
     return pa.StructArray.from_arrays(children, fields=list(kind))
 
 

@@ -61,7 +61,8 @@ class DataWriter:
         """Append whole episodes: ``table`` holds ``lengths[0]`` rows of the first, and so on."""
         start = 0
         for length in lengths:
-            self._writer.write_table(table.slice(start, int(length)), row_group_size=max(int(length), 1))
+            if length:
+                self._writer.write_table(table.slice(start, int(length)), row_group_size=int(length))
             start += int(length)
 
     def close(self) -> None:

@@ -128,6 +128,11 @@ class DatasetReader:
         """``dataset_from_index`` of each episode, int64 [episodes]."""
         return self._column("dataset_from_index")
 
+    @cached_property
+    def recorded(self) -> frozenset[str]:
+        """Columns that the recording brought along: all but those that igrft made."""
+        return frozenset(self.features) - frozenset((self.igrft or {}).get("columns", ()))
+
     @property
     def num_episodes(self) -> int:
         return len(self.lengths)
@@ -213,8 +218,9 @@ class DatasetReader:
         if missing:
             raise IgrftError(f"{self.root / relative} has no column {missing[0]!r}")
         bounds = self._row_group_bounds(relative)
-        first = int(np.searchsorted(bounds, start, side="right")) - 1
-        last = int(np.searchsorted(bounds, start + length, side="left"))
+        last_group = len(bounds) - 1
+        first = min(int(np.searchsorted(bounds, start, side="right")) - 1, last_group)
+        last = min(int(np.searchsorted(bounds, start + length, side="left")), last_group)
         wanted = tuple(dict.fromkeys([*names, c.EPISODE_INDEX]))
         table = self._row_groups(relative, first, last, wanted).slice(start - int(bounds[first]), length)
         index = int(self.episode_indices[row])

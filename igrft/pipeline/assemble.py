@@ -80,8 +80,7 @@ class Assembly:
     @property
     def written(self) -> list[str]:
         """Label columns that end up in parquet: recorded facts only where the source has none."""
-        present = self.dataset.features
-        return [n for n in self.columns if not (n in c.RECORDED_FACTS and n in present)]
+        return [n for n in self.columns if not (n in c.RECORDED_FACTS and n in self.dataset.recorded)]
 
     def write(self, out: Path, progress: Callable[[int, int], None]) -> None:
         """Write everything to the folder ``out``, which must not exist.
@@ -91,12 +90,10 @@ class Assembly:
         """
         out.mkdir(parents=True)
         link_tree(self.dataset.root, out, skip=_REWRITTEN)
-        link_tree(
-            self.dataset.root / "meta",
-            out / "meta",
-            skip=("episodes", "info.json", "stats.json", "subtasks.parquet", "igrft.json", "igrft"),
-            copy=True,
-        )
+        ours = {"episodes", "info.json", "stats.json", "igrft.json", "igrft"}
+        if self.vocabulary is not None:
+            ours.add("subtasks.parquet")
+        link_tree(self.dataset.root / "meta", out / "meta", skip=tuple(ours), copy=True)
         numeric = [n for n in self.written if n != c.LANGUAGE_PERSISTENT]
         statistics = LabelStatistics(numeric, self.dataset.num_episodes)
         for relative, rows in self.dataset.data_files:
@@ -178,7 +175,8 @@ class Assembly:
     def _write_statistics(self, out: Path, statistics: LabelStatistics) -> None:
         path = self.dataset.root / STATS
         totals: dict[str, Any] = read_json(path) if path.is_file() else {}
-        if self.set_aside:
+        earlier = (self.dataset.igrft or {}).get("episodes", {})
+        if self.set_aside or any("set_aside" in e for e in earlier.values()):
             totals |= self._without_set_aside(totals)
         for name in statistics.values:
             totals.pop(name, None)
@@ -199,9 +197,14 @@ class Assembly:
             names = {s: f"stats/{feature}/{s}" for s in NAMES if f"stats/{feature}/{s}" in table.column_names}
             if not {"min", "max", "mean", "std", "count"} <= set(names):
                 continue
-            parts = {
-                s: np.array(table.column(n).filter(pa.array(keep)).to_pylist(), dtype=float) for s, n in names.items()
-            }
+            rows = np.flatnonzero(keep)
+            counts = [table.column(names["count"])[r].as_py() for r in rows.tolist()]
+            # An episode that an earlier labelling set aside has no statistics of that labelling's columns.
+            rows = rows[[bool(n and n[0]) for n in counts]]
+            if not len(rows):
+                continue
+            counted = table.take(pa.array(rows))
+            parts = {s: np.array(counted.column(n).to_pylist(), dtype=float) for s, n in names.items()}
             found[feature] = {s: v.tolist() for s, v in aggregate(parts).items()}
         return found
 

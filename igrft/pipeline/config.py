@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -152,10 +154,20 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _finite(float(value), where)
+    if hint is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as text.
+        with contextlib.suppress(ValueError):
+            return _finite(float(value), where)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     name = getattr(hint, "__name__", str(hint))
     raise UsageError(f"{where} must be a {name}, got {value!r}")
+
+
+def _finite(value: float, where: str) -> float:
+    if not math.isfinite(value):
+        raise UsageError(f"{where} must be a finite number, got {value}")
+    return value

@@ -10,7 +10,7 @@ from typing import Any
 from igrft.columns import LABELS
 from igrft.dataset.fingerprint import digest_of
 from igrft.dataset.reader import DatasetReader
-from igrft.errors import IgrftError
+from igrft.errors import IgrftError, NotApplicable
 from igrft.pipeline.config import Pipeline
 from igrft.steps.base import SEGMENTS, Step
 from igrft.steps.registry import step_that_makes
@@ -25,12 +25,14 @@ class Plan:
         steps: the same, expanded.
         producers: for each step, the numbers of earlier steps whose results it reads.
         source: fingerprint of the dataset.
+        notices: what the user should know: steps that were left out.
     """
 
     entries: tuple[Step, ...]
     steps: tuple[Step, ...]
     producers: tuple[tuple[int, ...], ...]
     source: str
+    notices: tuple[str, ...] = ()
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -70,7 +72,7 @@ def make_plan(pipeline: Pipeline, dataset: DatasetReader, source: str) -> Plan:
     Raises:
         IgrftError: a step lacks an input, naming the step that would make it; or a step's own refusal.
     """
-    entries = tuple(step.resolve(dataset) for step in pipeline.steps)
+    entries, notices = _resolve(pipeline, dataset)
     steps = tuple(part for entry in entries for part in entry.expand())
     made: dict[str, int] = {}
     producers: list[tuple[int, ...]] = []
@@ -93,4 +95,17 @@ def make_plan(pipeline: Pipeline, dataset: DatasetReader, source: str) -> Plan:
                     f"{what!r}; remove one of them"
                 )
             made[what] = i
-    return Plan(entries, steps, tuple(producers), source)
+    return Plan(entries, steps, tuple(producers), source, notices)
+
+
+def _resolve(pipeline: Pipeline, dataset: DatasetReader) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    """Steps as this dataset wants them, and why some were left out."""
+    entries, notices = [], []
+    for step in pipeline.steps:
+        try:
+            entries.append(step.resolve(dataset))
+        except NotApplicable as reason:
+            notices.append(str(reason))
+    if not entries:
+        raise IgrftError(f"pipeline {pipeline.name!r} has nothing to do here: {'; '.join(notices)}")
+    return tuple(entries), tuple(notices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -34,17 +35,22 @@ def record_head(dataset: DatasetReader, plan: Plan, name: str, key: str, columns
 
     Args:
         key: digest of everything that determined the result.
-        columns: label columns that were written.
+        columns: label columns that were written. Steps and columns of an earlier labelling of the
+            source that were not made again are listed before them.
     """
+    earlier = dataset.igrft or {}
+    done_again = {step.type for step in plan.entries}
+    kept_steps = [s for s in earlier.get("pipeline", {}).get("steps", []) if s.get("type") not in done_again]
+    kept_columns = [n for n in earlier.get("columns", []) if n not in columns and n in dataset.features]
     record = {
         "igrft_version": igrft.__version__,
         "packages": package_versions(),
         "source": {"name": dataset.root.resolve().name, "fingerprint": plan.source},
         "key": key,
-        "pipeline": {"name": name, "steps": [step_json(step) for step in plan.entries]},
-        "columns": list(columns),
+        "pipeline": {"name": name, "steps": kept_steps + [step_json(step) for step in plan.entries]},
+        "columns": [*kept_columns, *columns],
     }
-    conversion = (dataset.igrft or {}).get("convert")
+    conversion = earlier.get("convert")
     return record | ({"convert": conversion} if conversion else {})
 
 
@@ -56,6 +62,16 @@ def write_record(path: Path, head: Mapping[str, Any], episodes: Iterable[tuple[i
             stream.write(",\n" if i else "\n")
             stream.write(f'"{index}": ' + json.dumps(record, ensure_ascii=False, allow_nan=False))
         stream.write("\n}}\n")
+
+
+_ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"]+/)+")
+
+
+def without_paths(text: str, root: Path) -> str:
+    """A reason without the folders of this machine: what lies in the dataset by its place there."""
+    for folder in (root, root.resolve()):
+        text = text.replace(f"{folder}/", "").replace(str(folder), root.resolve().name)
+    return _ABSOLUTE.sub("", text)
 
 
 def package_versions() -> dict[str, str]:

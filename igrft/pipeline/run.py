@@ -19,7 +19,8 @@ from igrft.errors import EpisodeError, IgrftError
 from igrft.pipeline.assemble import Assembly
 from igrft.pipeline.config import Pipeline, load_pipeline
 from igrft.pipeline.plan import Plan, make_plan
-from igrft.pipeline.record import record_head, write_record
+from igrft.pipeline.record import record_head, without_paths, write_record
+from igrft.pipeline.screen import screen
 from igrft.pipeline.staging import Result, Staged, StageStore, merge_staged, write_staged
 from igrft.pipeline.target import Target
 from igrft.pipeline.workers import (
@@ -49,6 +50,7 @@ class AnnotateResult:
         frames: their frames.
         set_aside: reasons by episode index.
         assumed_successes: episodes whose success nobody stated.
+        notices: what else the user should know, one line each.
         unchanged: TARGET already held exactly this, and nothing was written.
     """
 
@@ -57,6 +59,7 @@ class AnnotateResult:
     frames: int
     set_aside: dict[int, str] = field(default_factory=dict)
     assumed_successes: int = 0
+    notices: tuple[str, ...] = ()
     unchanged: bool = False
 
 
@@ -86,7 +89,8 @@ def annotate(
         UsageError: a wrong call or pipeline file.
         IgrftError: nothing could be labelled, TARGET is not ours, the disk is full, …
     """
-    where = Target(Path(target).expanduser())
+    # Resolved, so that "." has a name and staging lies on the disk that a link leads to.
+    where = Target(Path(target).expanduser().resolve())
     root = locate(source, what="SOURCE")
     where.check_apart_from(root)
     dataset = DatasetReader.open(root)
@@ -121,6 +125,8 @@ class _Run:
 
     def go(self, name: str) -> AnnotateResult:
         shutil.rmtree(self.target.out, ignore_errors=True)
+        for row, reason in {**self._still_set_aside(), **screen(self.dataset)}.items():
+            self._put_aside(row, reason)
         self._find_earlier_work()
         for group in self.plan.groups:
             self._run_group(group)
@@ -130,11 +136,36 @@ class _Run:
             raise IgrftError(f"no episode could be labelled; the first: {reasons}")
         key = digest_of([self.keys, sorted(self.set_aside.items())])
         earlier = self.target.record()
-        if earlier and earlier.get("key") == key and not self.set_aside:
+        if earlier and earlier.get("key") == key and not self.set_aside and self._target_is_whole():
             shutil.rmtree(self.target.staging, ignore_errors=True)
             return AnnotateResult(**{**result.__dict__, "unchanged": True})
         self._assemble(name, key)
         return result
+
+    def _still_set_aside(self) -> dict[int, str]:
+        """Episodes that an earlier labelling of the source set aside, where not all of it is done again."""
+        earlier = self.dataset.igrft or {}
+        if set(earlier.get("columns", [])) <= set(self.plan.columns):
+            return {}
+        episodes = earlier.get("episodes", {})
+        found = {}
+        for row, index in enumerate(self.dataset.episode_indices.tolist()):
+            reason = episodes.get(str(index), {}).get("set_aside")
+            if reason is not None:
+                found[row] = str(reason)
+        return found
+
+    def _target_is_whole(self) -> bool:
+        """Whether every file of the finished TARGET is still there, tables with the rows they had."""
+        try:
+            made = DatasetReader.open(self.target.path)
+            for path, rows in made.data_files:
+                if made.parquet(path).metadata.num_rows != int(made.lengths[rows].sum()):
+                    return False
+        except IgrftError:
+            return False
+        videos = (p.relative_to(self.dataset.root) for p in (self.dataset.root / "videos").rglob("*.mp4"))
+        return all((self.target.path / p).is_file() for p in videos)
 
     def _find_earlier_work(self) -> None:
         """Staged results of killed runs, and heavy ones that the finished TARGET kept."""
@@ -254,7 +285,15 @@ class _Run:
             frames=int(self.dataset.lengths[rows].sum()),
             set_aside={int(self.dataset.episode_indices[r]): reason for r, reason in sorted(self.set_aside.items())},
             assumed_successes=assumed,
+            notices=(*self.plan.notices, *self._notices(rows)),
         )
+
+    def _notices(self, rows: Sequence[int]) -> list[str]:
+        """A camera's own motion is never taken out silently."""
+        moved = sum((self._record(r).get(c.INTERACTION) or {}).get("camera_motion") == "compensate" for r in rows)
+        if not moved:
+            return []
+        return [f"the camera moves: its motion was estimated and taken out in {moved} of {len(rows)} episodes"]
 
     def _labels(self, row: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         if row in self.set_aside:
@@ -266,9 +305,15 @@ class _Run:
         return columns, self._record(row)
 
     def _final_records(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        earlier = (self.dataset.igrft or {}).get("episodes", {})
         for row, index in enumerate(self.dataset.episode_indices.tolist()):
             aside = self.set_aside.get(row)
-            yield index, self._record(row) if aside is None else {"set_aside": aside}
+            if aside is not None:
+                yield index, {"set_aside": without_paths(aside, self.dataset.root)}
+            else:
+                # What an earlier labelling found and this one did not look at stays true.
+                kept = {k: v for k, v in earlier.get(str(index), {}).items() if k != "set_aside"}
+                yield index, {**kept, **self._record(row)}
 
     def _assemble(self, name: str, key: str) -> None:
         assembly = Assembly(

@@ -185,11 +185,15 @@ def _statistics(
     return out
 
 
+#: LeRobot finds pictures by their time, within 0.1 ms.
+_KEPT = "kept, but LeRobot finds no picture for them, or another: --rebuild-timestamps sets them to frame / fps"
+
+
 def _warn_of(findings: _Findings, fps: float, rebuilt: bool, warn: Callable[[str], None]) -> None:
     for name, episodes in findings.mended.items():
         warn(f"{name} did not count the frames in episode {listing(episodes)}; rebuilt")
     for index, worst in findings.timestamps.items():
-        done = "rebuilt" if rebuilt else "kept; --rebuild-timestamps sets them to frame / fps"
+        done = "rebuilt" if rebuilt else _KEPT
         warn(f"episode {index}: timestamps are up to {worst:.4g} s off the frame rate of {fps:g} ({done})")
     for index, worst in findings.uneven.items():
         warn(

@@ -80,7 +80,8 @@ class Rewards(StepDefaults):
             try:
                 weights = subtask_weights(names, done, given)
             except ValueError as error:
-                raise EpisodeError(f"episode {episode.index}: {error} (weights: {self.weights})") from None
+                hint = "; no success finishes it: set weights to uniform or task" if reduced is not None else ""
+                raise EpisodeError(f"episode {episode.index}: {error} (weights: {self.weights}{hint})") from None
             sub = subtask_rewards(
                 episode.length,
                 [s["end"] for s in segments],

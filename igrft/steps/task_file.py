@@ -127,7 +127,6 @@ class Tasks:
         raise EpisodeError(f"episode {episode}: no task file matches {said!r}; add it to 'match' of one of them")
 
 
-@lru_cache(maxsize=16)
 def load_tasks(path: str) -> Tasks:
     """Read a task file, or every ``*.yaml`` of a folder.
 
@@ -135,9 +134,18 @@ def load_tasks(path: str) -> Tasks:
         UsageError: as :func:`load_task`; a folder without task files.
     """
     where = Path(path)
+    files = sorted(where.glob("*.yaml")) if where.is_dir() else [where]
+    stats = [(f.stat().st_mtime_ns, f.stat().st_size) if f.is_file() else (0, 0) for f in files]
+    return _load_tasks(path, tuple(zip(map(str, files), stats, strict=True)))
+
+
+@lru_cache(maxsize=16)
+def _load_tasks(path: str, files: tuple[tuple[str, tuple[int, int]], ...]) -> Tasks:
+    """Cached by what the files are now: a step asks for every episode."""
+    where = Path(path)
     if not where.is_dir():
         return Tasks((), load_task(where))
-    tasks = [load_task(p) for p in sorted(where.glob("*.yaml"))]
+    tasks = [load_task(Path(name)) for name, _ in files]
     if not tasks:
         raise UsageError(f"the folder {where} holds no task file (*.yaml); correct 'task' in the pipeline")
     found: dict[str, Task] = {}

@@ -57,9 +57,11 @@ def test_a_simulated_robot(shared_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fast_flow_agrees_with_slow_flow(shared_data: Path, tmp_path: Path) -> None:
+def test_fast_flow_finds_the_motion_that_slow_flow_finds(shared_data: Path, tmp_path: Path) -> None:
+    """Above the specks of noise that the slow one sees (see igrft.steps.interaction.flow)."""
     dataset = real_set(shared_data, "g1_yellow_bottle_2ep", tmp_path)
-    for row in range(2):
-        fast = label(dataset, Interaction(), row=row).columns[c.INTERACTION]
-        slow = label(dataset, Interaction(flow="dis_medium", flow_height=480), row=row).columns[c.INTERACTION]
-        assert np.mean(fast == slow) > 0.9
+    slower = Interaction(flow="dis_medium", flow_height=480)
+    fast, slow = (label(dataset, s, row=1).columns[c.INTERACTION_PIXELS] for s in (Interaction(), slower))
+    assert np.mean((fast > 10_000) == (slow > 10_000)) > 0.9
+    assert np.mean(slow[fast > 400] > 400) > 0.99
+    assert np.corrcoef(fast, slow)[0, 1] > 0.95

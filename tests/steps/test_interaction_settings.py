@@ -55,12 +55,16 @@ def test_a_camera_without_files_is_passed_over(tmp_path: Path) -> None:
 
 def test_an_unknown_camera_names_the_near_miss(tmp_path: Path) -> None:
     dataset = with_cameras(tmp_path, "observation.images.cam_high", "observation.images.wrist")
-    with pytest.raises(
-        IgrftError, match=r"cameras: observation.images.cam_high, .*did you mean 'observation.images.cam_h"
+    for wanted, said in (
+        (
+            "observation.images.cam_hihg",
+            r"did you mean 'observation.images.cam_high'\? Its cameras: .*cam_high, .*wrist",
+        ),
+        ("cam_high", "did you mean 'observation.images.cam_high'"),
+        ("xyz", "known: observation.images.cam_high, observation.images.wrist"),
     ):
-        Interaction(camera="observation.images.cam_hihg").resolve(dataset)
-    with pytest.raises(IgrftError, match="did you mean 'observation.images.cam_high'"):
-        Interaction(camera="cam_high").resolve(dataset)
+        with pytest.raises(IgrftError, match=f"has no camera '{wanted}'; {said}"):
+            Interaction(camera=wanted).resolve(dataset)
 
 
 def test_names_that_ride() -> None:

@@ -137,7 +137,7 @@ def test_sarm_columns_are_read_with_inclusive_ends(tmp_path):
     ]
     assert existing_segments(dataset, 1) is None
     result = annotate(tmp_path / "a", tmp_path / "out", pipeline="rewards")
-    assert list(result.set_aside) == [1] and "no subtask labels, though others have" in result.set_aside[1]
+    assert list(result.set_aside) == [1] and "no subtask labels; give them" in result.set_aside[1]
 
 
 def test_language_rows_as_lerobot_writes_them(tmp_path):

@@ -61,9 +61,9 @@ def _episode_indices(context: Context) -> None:
             "number the episodes 0, 1, 2 …",
         )
     for row in np.flatnonzero(lengths < 1):
-        context.error(
-            "counts", f"has {lengths[row]} frames in {EPISODES}; remove it from the source", int(indices[row])
-        )
+        index = int(indices[row])
+        tell = context.warn if index in context.aside else context.error
+        tell("counts", f"has {lengths[row]} frames in {EPISODES}; remove it from the source", index)
     expected = np.cumsum(lengths) - lengths
     wrong = np.flatnonzero(starts != expected)
     if len(wrong):
@@ -151,5 +151,5 @@ def _record(context: Context) -> None:
                 missing,
             )
     for index, reason in sorted(context.aside.items()):
-        text = reason.partition(": ")[2] if reason.startswith("episode ") else reason
+        text = reason.partition(": ")[2] or reason if reason.startswith("episode ") else reason
         context.warn("set aside", f"has no labels: {text}", index)

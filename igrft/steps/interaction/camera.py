@@ -6,7 +6,7 @@ import re
 
 from igrft.columns import IMAGE_PREFIX
 from igrft.dataset.reader import DatasetReader
-from igrft.errors import IgrftError, did_you_mean
+from igrft.errors import IgrftError, NotApplicable, did_you_mean
 
 # Names of cameras that ride on the robot, as public datasets have them.
 _RIDES = re.compile(r"wrist|hand|gripper|eef|effector|flange|palm|finger|tool", re.IGNORECASE)
@@ -26,23 +26,22 @@ def choose_camera(dataset: DatasetReader, wanted: str | None) -> str:
     mounted on the wrist) is found out by its moving background, see ``camera_motion``.
 
     Raises:
+        NotApplicable: unset, and the dataset has no camera with files.
         IgrftError: unknown camera (naming the near miss), or one without files in any episode.
     """
     cameras = dataset.cameras
     if wanted is not None:
         if wanted not in cameras:
-            known = f" (cameras: {', '.join(cameras)})" if cameras else " (it has none)"
             near = IMAGE_PREFIX + wanted
             hint = f"; did you mean {near!r}?" if near in cameras else did_you_mean(wanted, cameras)
-            raise IgrftError(f"step 'interaction': {dataset.root} has no camera {wanted!r}{known}{hint}")
+            if "did you mean" in hint and len(cameras) > 1:
+                hint += f" Its cameras: {', '.join(cameras)}"
+            raise IgrftError(f"step 'interaction': {dataset.root} has no camera {wanted!r}{hint}")
         if not dataset.camera_has_files(wanted):
             raise IgrftError(f"step 'interaction': camera {wanted!r} has no file in any episode; choose another")
         return wanted
     with_files = [k for k in cameras if dataset.camera_has_files(k)]
     if not with_files:
-        raise IgrftError(
-            f"step 'interaction': {dataset.root} has no camera with files; remove the step from the pipeline, or "
-            "restore the videos"
-        )
+        raise NotApplicable(f"{dataset.root.name} has no camera with files, so step 'interaction' is left out")
     scenes = [k for k in with_files if not _NO_SCENE.search(k)] or with_files
     return next((k for k in scenes if not rides_on_robot(k)), scenes[0])

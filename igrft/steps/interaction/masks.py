@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from igrft.dataset.fingerprint import digest_of
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import Backend, episode_frames, open_frames, probe
 from igrft.errors import EpisodeError
@@ -113,8 +114,8 @@ def folder_facts(folder: Path, episode: int) -> Any:
     except EpisodeError:
         return None
     files = sorted(place.glob("*.png")) if place.is_dir() else [place]
-    stats = [p.stat() for p in files]
-    return [place.name, len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+    stats = [(p.name, p.stat()) for p in files]
+    return digest_of([[name, s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats])
 
 
 class Keep:

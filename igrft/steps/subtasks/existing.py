@@ -28,14 +28,22 @@ _WORDS = {
 def existing_segments(dataset: DatasetReader, row: int) -> list[Segment] | None:
     """Segments of an episode from the first form of labels that it has, or None.
 
-    Order: what igrft wrote (it alone knows ``done``), ``language_persistent`` rows of style
-    ``subtask``, SARM's ``{dense,sparse}_subtask_*`` of the episodes' table, ``subtask_index``.
+    Order: ``language_persistent`` rows of style ``subtask``, SARM's ``{dense,sparse}_subtask_*`` of the
+    episodes' table, ``subtask_index``. What igrft recorded says more (``done``, subtasks never begun),
+    and is taken where the text or index still agrees with it: others may have edited those since.
     """
-    for read in (_from_igrft, _from_language, _from_sarm, _from_index):
-        segments = read(dataset, row)
-        if segments:
-            return segments
-    return None
+    ours = _from_igrft(dataset, row)
+    for read in (_from_language, _from_sarm, _from_index):
+        found = read(dataset, row)
+        if found:
+            return ours if ours and _places(ours) == _places(found) else found
+    return ours
+
+
+def _places(segments: list[Segment]) -> list[tuple[str, int]]:
+    """Names and starts; neighbours of one name are one, as in text and index they look alike."""
+    begun = [(s.name, s.start) for s in segments if s.end > s.start]
+    return [p for i, p in enumerate(begun) if not i or begun[i - 1][0] != p[0]]
 
 
 def has_existing(dataset: DatasetReader) -> bool:
@@ -48,10 +56,12 @@ def has_existing(dataset: DatasetReader) -> bool:
     )
 
 
-def existing_success(dataset: DatasetReader, row: int) -> bool | None:
-    """Success as igrft recorded it, or None."""
+def existing_success(dataset: DatasetReader, row: int) -> tuple[bool, str] | None:
+    """Success as igrft recorded it and who said so (``source``, or still ``assumed``), or None."""
     entry = _igrft_entry(dataset, row)
-    return entry.get("success") if entry else None
+    if not entry or entry.get("success") is None:
+        return None
+    return bool(entry["success"]), "assumed" if entry.get("success_from") == "assumed" else "source"
 
 
 def episode_table_success(dataset: DatasetReader, row: int) -> bool | None:
@@ -133,7 +143,7 @@ def _close(names: list[str], starts: list[int], length: int) -> list[Segment]:
     segments: list[Segment] = []
     for name, start, end in zip(names, starts, [*starts[1:], length], strict=True):
         if end <= start:
-            continue
+            raise EpisodeError(f"{name!r} starts at frame {start}, where the next subtask starts, so it has no frame")
         if segments and segments[-1].name == name:
             segments[-1] = Segment(name, segments[-1].start, end)
         else:

@@ -37,7 +37,8 @@ def export_subtasks(source: str | Path, file: Path, *, overwrite: bool = False) 
         segments = existing_segments(dataset, row)
         if not segments:
             continue
-        success = existing_success(dataset, row)
+        recorded = existing_success(dataset, row)
+        success = recorded[0] if recorded else None
         if success is None and spelling is not None:
             success = bool(dataset.any_true(spelling)[row])
         if success is None:

@@ -82,7 +82,8 @@ class Subtasks(StepDefaults):
             load_tasks(self.task)
         source = self.source
         if source == "auto":
-            source = "dataset" if not self.task and has_existing(dataset) else "proprio"
+            # Labels may be there for some episodes only: then each is decided by itself.
+            source = "auto" if not self.task and has_existing(dataset) else "proprio"
         if source == "dataset" and not has_existing(dataset):
             raise IgrftError(
                 f"{dataset.root} has no subtask labels (language_persistent, SARM's columns or subtask_index); "
@@ -93,7 +94,7 @@ class Subtasks(StepDefaults):
     def settings(self) -> dict[str, Any]:
         # What the files say is an input of each episode, so their paths decide nothing.
         own = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("path", "overrides", "task")}
-        if self.source != "proprio":
+        if self.source not in ("proprio", "auto"):
             own = {"source": self.source}
         return {**own, "task": task_content(self.task) if self.task else None}
 
@@ -101,15 +102,14 @@ class Subtasks(StepDefaults):
         return self._entry(int(dataset.episode_indices[row]))
 
     def _entry(self, index: int) -> dict[str, Any] | None:
-        """The episode's entry in the corrections, else in the file."""
-        if self.overrides:
-            found = read_subtask_file(self.overrides).get(index)
+        """The episode's entry: what the corrections say of it, and what they leave open from the file."""
+        entry: dict[str, Any] = {}
+        for name, path in (("file", self.path if self.source == "file" else None), ("overrides", self.overrides)):
+            found = read_subtask_file(path).get(index) if path else None
             if found is not None:
-                return {"from": "overrides", **found}
-        if self.source == "file" and self.path:
-            found = read_subtask_file(self.path).get(index)
-            return {"from": "file", **found} if found is not None else None
-        return None
+                # "from" names the file that the subtasks are from.
+                entry |= found | ({"from": name} if "subtasks" in found else {})
+        return entry or None
 
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
         tasks = load_tasks(self.task) if self.task else None
@@ -136,18 +136,21 @@ class Subtasks(StepDefaults):
     def _segments(
         self, entry: Mapping[str, Any] | None, episode: Episode, tasks: Tasks | None
     ) -> tuple[list[Segment], str]:
-        if entry is not None:
+        if entry is not None and "from" in entry:
             path = self.overrides if entry["from"] == "overrides" else self.path
             where = f"episode {episode.index} in {path}"
             return parse_segments(entry.get("subtasks"), where), where
         where = f"episode {episode.index}"
         if self.source == "file":
-            raise EpisodeError(f"{where} is not in {self.path}; add it there")
-        if self.source == "dataset":
+            raise EpisodeError(f"{where} is not in {self.path}, or has no 'subtasks' there; add it")
+        if self.source in ("dataset", "auto"):
             found = existing_segments(episode.dataset, episode.row)
-            if not found:
-                raise EpisodeError(f"{where} has no subtask labels, though others have; give them in 'overrides'")
-            return found, where
+            if found:
+                return found, where
+            if self.source == "dataset":
+                raise EpisodeError(
+                    f"{where} has no subtask labels; give them in 'overrides', or use source: auto for unnamed phases"
+                )
         return self._from_proprio(episode, tasks), where
 
     def _from_proprio(self, episode: Episode, tasks: Tasks | None) -> list[Segment]:
@@ -178,11 +181,13 @@ def _success(entry: Mapping[str, Any] | None, episode: Episode, success_columns:
         if said is not None:
             return said, "file"
     for name in success_columns:
+        if name not in episode.dataset.recorded:
+            continue
         return bool(episode.dataset.any_true(name)[episode.row]), "source"
     known = episode_table_success(episode.dataset, episode.row)
-    if known is None:
-        known = existing_success(episode.dataset, episode.row)
-    return (known, "source") if known is not None else (True, "assumed")
+    if known is not None:
+        return known, "source"
+    return existing_success(episode.dataset, episode.row) or (True, "assumed")
 
 
 @dataclass(frozen=True)
