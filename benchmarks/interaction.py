@@ -1,6 +1,6 @@
 """The interaction step with DIS on 640x480 AV1, against a bare loop of PyAV decoding, resizing and DIS.
 
-    python benchmarks/interaction.py                # a few minutes
+    python benchmarks/interaction.py                # seven minutes on two cores
     python benchmarks/interaction.py --minutes 1    # a shorter long episode
 
 In one run, in turns (best of ``--rounds``), with one process and with two, each on one core:
@@ -243,8 +243,8 @@ def annotate(root: Path, folder: Path, workers: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10, help="length of the long episode; 0 leaves memory out")
-    parser.add_argument("--episodes", type=int, default=10, help="episodes of 300 frames for the rates")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=30, help="episodes of 300 frames for the rates")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--video", type=Path, help="a 640x480 AV1 clip of one camera at 30 frames/s")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="igrft-interaction-") as name:

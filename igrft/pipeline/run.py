@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,12 @@ def annotate(
     loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(str(pipeline), overrides)
     if not dataset.num_episodes:
         raise IgrftError(f"{root} has no episode to label")
-    plan = make_plan(loaded, dataset, fingerprint(root))
-    run = _Run(dataset, plan, where, workers or default_workers(), strict, show_progress)
+    # Both read every table; hashing and decoding leave Python to each other.
+    with ThreadPoolExecutor(1) as background:
+        screened = background.submit(screen, DatasetReader(dataset.root, dataset.info, dataset.table))
+        plan = make_plan(loaded, dataset, fingerprint(root))
+        unfit = screened.result()
+    run = _Run(dataset, plan, where, workers or default_workers(), strict, show_progress, unfit)
     try:
         where.refuse_strangers(plan.source, overwrite)
         with where.locked():
@@ -118,6 +123,7 @@ class _Run:
     workers: int
     strict: bool
     show: bool
+    unfit: dict[int, str]
     stores: list[StageStore] = field(default_factory=list)
     keys: list[dict[int, str]] = field(default_factory=list)
     set_aside: dict[int, str] = field(default_factory=dict)
@@ -125,7 +131,7 @@ class _Run:
 
     def go(self, name: str) -> AnnotateResult:
         shutil.rmtree(self.target.out, ignore_errors=True)
-        for row, reason in {**self._still_set_aside(), **screen(self.dataset)}.items():
+        for row, reason in {**self._still_set_aside(), **self.unfit}.items():
             self._put_aside(row, reason)
         self._find_earlier_work()
         for group in self.plan.groups:
@@ -278,22 +284,24 @@ class _Run:
 
     def _result(self) -> AnnotateResult:
         rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
-        assumed = sum(self._record(r).get("success_from") == "assumed" for r in rows)
+        assumed = moved = 0
+        for record in map(self._record, rows):
+            assumed += record.get("success_from") == "assumed"
+            moved += (record.get(c.INTERACTION) or {}).get("camera_motion") == "compensate"
+        notices = list(self.plan.notices)
+        if moved:
+            # A camera's own motion is never taken out silently.
+            notices.append(
+                f"the camera moves: its motion was estimated and taken out in {moved} of {len(rows)} episodes"
+            )
         return AnnotateResult(
             target=self.target.path,
             episodes=len(rows),
             frames=int(self.dataset.lengths[rows].sum()),
             set_aside={int(self.dataset.episode_indices[r]): reason for r, reason in sorted(self.set_aside.items())},
             assumed_successes=assumed,
-            notices=(*self.plan.notices, *self._notices(rows)),
+            notices=tuple(notices),
         )
-
-    def _notices(self, rows: Sequence[int]) -> list[str]:
-        """A camera's own motion is never taken out silently."""
-        moved = sum((self._record(r).get(c.INTERACTION) or {}).get("camera_motion") == "compensate" for r in rows)
-        if not moved:
-            return []
-        return [f"the camera moves: its motion was estimated and taken out in {moved} of {len(rows)} episodes"]
 
     def _labels(self, row: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         if row in self.set_aside:
@@ -301,7 +309,7 @@ class _Run:
         columns: dict[str, np.ndarray] = {}
         for number, step in enumerate(self.plan.steps):
             if any(m in c.LABELS for m in step.makes):
-                columns.update(self._staged(number, row).labels().columns)
+                columns.update(self._staged(number, row).arrays().columns)
         return columns, self._record(row)
 
     def _final_records(self) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -49,7 +49,7 @@ class Staged:
     @property
     def record(self) -> dict[str, Any]:
         """What the step recorded."""
-        return json.loads(self.text)
+        return json.loads(self.text) if self.text != "{}" else {}
 
     def rows(self) -> pa.RecordBatch:
         """The arrays as Arrow; only their batch of the file is read."""
@@ -59,7 +59,13 @@ class Staged:
 
     def labels(self) -> EpisodeLabels:
         """Read the arrays."""
-        out = EpisodeLabels(record=self.record)
+        out = self.arrays()
+        out.record = self.record
+        return out
+
+    def arrays(self) -> EpisodeLabels:
+        """Read the arrays, and leave the record alone."""
+        out = EpisodeLabels()
         batch = self.rows()
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if pa.types.is_fixed_size_list(column.type):
