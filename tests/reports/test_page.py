@@ -218,3 +218,12 @@ def test_the_critics_value_and_interventions_are_drawn() -> None:
     # A long episode is thinned: the page stays small and keeps its peaks.
     assert len(picture) < 60_000
     assert json.loads(chart.readout())["stride"] == 3
+
+
+def test_rebuilt_timestamps_are_not_asked_for_again() -> None:
+    from igrft.reports.overview import _timestamps
+
+    convert = {"timestamps": {"0": 0.3, "1": 0.1}}
+    assert "convert with --rebuild-timestamps" in (_timestamps(convert) or "")
+    rebuilt = _timestamps({**convert, "timestamps_rebuilt": True}) or ""
+    assert "they were rebuilt" in rebuilt and "--rebuild" not in rebuilt
