@@ -116,8 +116,8 @@ def _timestamps(convert: Mapping[str, Any]) -> str | None:
     where = f"the worst by {milliseconds:.1f} ms (episode {worst})"
     if convert.get("timestamps_rebuilt"):
         return (
-            f"As recorded, timestamps of {plural(len(off), 'episode')} disagreed with the frame rate, {where}; they were "
-            "rebuilt. Were frames dropped in the recording, the labels' times are off by as much."
+            f"As recorded, timestamps of {plural(len(off), 'episode')} disagreed with the frame rate, {where}; they "
+            "were rebuilt. Were frames dropped in the recording, the labels' times are off by as much."
         )
     return (
         f"Timestamps of {plural(len(off), 'episode')} disagree with the frame rate, {where}; convert with "
