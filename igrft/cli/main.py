@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from igrft.errors import IgrftError, UsageError
@@ -34,14 +35,10 @@ def run(argv: list[str]) -> int:
         return _wrong_usage(error)
     except (Abort, KeyboardInterrupt):
         return _fail("stopped; run the same command again to go on where it was", 130)
-    except UsageError as error:
-        if debug:
-            raise
-        return _fail(str(error), 2)
     except IgrftError as error:
         if debug:
-            raise
-        return _fail(str(error), 1)
+            traceback.print_exc()
+        return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and type(sys.stdout).__name__ != "PacifyFlushWrapper":
             raise
@@ -51,7 +48,7 @@ def run(argv: list[str]) -> int:
         return 0
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         text = " ".join(str(error).split())
         return _fail(f"unexpected {type(error).__name__}: {text} (give --debug for the traceback)", 1)
 

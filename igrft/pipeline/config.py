@@ -140,9 +140,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise UsageError(
-            f"{where} must be one of {', '.join(map(str, args))}{did_you_mean(str(value), list(map(str, args)))}"
-        )
+        options = [str(a) for a in args]
+        near = did_you_mean(str(value), options)
+        hint = near if "did you mean" in near else ""
+        raise UsageError(f"{where} must be one of {', '.join(options)}, got {value!r}{hint}")
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UsageError(f"{where} must be a list, got {value!r}")

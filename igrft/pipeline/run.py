@@ -39,6 +39,8 @@ from igrft.steps.base import Episode
 
 #: Frames of cheap steps that are labelled and staged together.
 _BATCH_FRAMES = 131072
+#: Share of repeated pictures above which the interaction label flickers visibly.
+_MANY_REPEATS = 0.1
 
 
 @dataclass(frozen=True)
@@ -284,15 +286,24 @@ class _Run:
 
     def _result(self) -> AnnotateResult:
         rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
-        assumed = moved = 0
+        assumed = moved = repeated = 0
         for record in map(self._record, rows):
             assumed += record.get("success_from") == "assumed"
-            moved += (record.get(c.INTERACTION) or {}).get("camera_motion") == "compensate"
+            interaction = record.get(c.INTERACTION) or {}
+            moved += interaction.get("camera_motion") == "compensate"
+            repeated += interaction.get("repeated_share", 0.0) > _MANY_REPEATS
         notices = list(self.plan.notices)
         if moved:
             # A camera's own motion is never taken out silently.
             notices.append(
-                f"the camera moves: its motion was estimated and taken out in {moved} of {len(rows)} episodes"
+                f"the camera moves: its motion was estimated and taken out in {moved} of {len(rows)} episodes "
+                "(--steps.interaction.camera_motion=static for a camera that is known to be fixed)"
+            )
+        closed = any(getattr(step, "close_gaps", 0) for step in self.plan.steps)
+        if repeated and not closed:
+            notices.append(
+                f"pictures repeat (a camera slower than the recording) in {repeated} of {len(rows)} episodes, so that "
+                "interaction flickers: give --steps.interaction.close_gaps=2"
             )
         return AnnotateResult(
             target=self.target.path,

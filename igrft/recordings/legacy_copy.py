@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from igrft.dataset.files import INFO
 from igrft.dataset.links import link_or_copy
-from igrft.dataset.parquet import write_json
+from igrft.dataset.parquet import write_json, write_table
 from igrft.recordings.legacy_rows import Rows
 from igrft.recordings.legacy_source import (
     EPISODES,
@@ -64,8 +62,7 @@ class LegacyCopy:
         place = {"chunk": index // _CHUNK, "episode": index}
         target = self.root / _DATA.format(**place)
         if rows.changed:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(rows.table, target)
+            write_table(target, rows.table)
         else:
             link_or_copy(parquet, target)
         for camera, path in videos.items():

@@ -27,6 +27,8 @@ CameraMotion = Literal["auto", "static", "compensate", "refuse"]
 
 #: One motion that explains this much of a moving background is the camera's, beyond doubt.
 _CLEAR = 0.9
+#: Fewer such frames are chance: a short episode reaches any share with two or three.
+_FEWEST_CLEAR = 4
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,9 @@ class InteractionThreshold(StepDefaults):
         seen = np.isfinite(motion) & ~staged[REPEATED].astype(bool)
         moving = seen & (motion > self.motion_threshold)
         inliers = np.nan_to_num(staged[INLIERS])
-        share, clear = (float(flags.sum() / max(seen.sum(), 1)) for flags in (moving, moving & (inliers >= _CLEAR)))
-        moves = share > self.moving_share or clear > self.clear_share
+        clearly = moving & (inliers >= _CLEAR)
+        share, clear = (float(flags.sum() / max(seen.sum(), 1)) for flags in (moving, clearly))
+        moves = share > self.moving_share or (clear > self.clear_share and int(clearly.sum()) >= _FEWEST_CLEAR)
         facts = {
             "moves": moves,
             "moving_share": round(share, 4),
