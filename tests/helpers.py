@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from igrft.dataset.reader import DatasetReader
 from igrft.steps.base import EpisodeLabels
@@ -61,3 +64,16 @@ class DiesOn:
             return EpisodeLabels(columns={"x": np.zeros(episode.length)})
 
         return label
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A real file system of ``size`` at ``folder``; skips where the machine lets us mount none."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system takes more rights")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -17,13 +17,12 @@ _ROWS = 32
 
 def image_values(dataset: DatasetReader, row: int, camera: str, first: int, count: int) -> Iterator[dict[str, Any]]:
     """``{"bytes", "path"}`` of ``count`` rows of an episode from ``first`` on, a few in memory at a time."""
-    relative, rows = next((path, rows) for path, rows in dataset.data_files if row in rows)
-    before = int(dataset.lengths[rows[: int(np.flatnonzero(rows == row)[0])]].sum())
+    relative, before = dataset.place(row)
     start, stop = before + first, before + first + count
     parquet = dataset.parquet(relative)
     if camera not in parquet.schema_arrow.names:
         raise EpisodeError(f"{relative} has no column {camera!r}, which meta/info.json declares; convert it again")
-    bounds = np.cumsum([0] + [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)])
+    bounds = dataset.row_group_bounds(relative)
     if stop > bounds[-1]:
         raise EpisodeError(f"{relative} holds {bounds[-1]} rows, too few for the episodes' table; run: igrft validate")
     groups = [i for i in range(parquet.num_row_groups) if bounds[i] < stop and bounds[i + 1] > start]

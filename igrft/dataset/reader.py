@@ -188,6 +188,11 @@ class DatasetReader:
             offset[rows] = np.concatenate([[0], np.cumsum(self.lengths[rows])[:-1]])
         return file_of, offset
 
+    def place(self, row: int) -> tuple[Path, int]:
+        """Data file of the episode in table row ``row`` (relative), and its first row in that file."""
+        file_of, offset = self._place
+        return self.data_files[file_of[row]][0], int(offset[row])
+
     def parquet(self, relative: Path) -> pq.ParquetFile:
         """An open data file; a few handles are kept."""
         if relative not in self._files:
@@ -210,14 +215,13 @@ class DatasetReader:
         Raises:
             EpisodeError: the file holds another episode there, or fewer rows than the table says.
         """
-        file_of, offset = self._place
-        relative = self.data_files[file_of[row]][0]
+        relative, start = self.place(row)
         parquet = self.parquet(relative)
-        start, length = int(offset[row]), int(self.lengths[row])
+        length = int(self.lengths[row])
         missing = [n for n in names if n not in parquet.schema_arrow.names]
         if missing:
             raise IgrftError(f"{self.root / relative} has no column {missing[0]!r}")
-        bounds = self._row_group_bounds(relative)
+        bounds = self.row_group_bounds(relative)
         last_group = len(bounds) - 1
         first = min(int(np.searchsorted(bounds, start, side="right")) - 1, last_group)
         last = min(int(np.searchsorted(bounds, start + length, side="left")), last_group)
@@ -232,7 +236,7 @@ class DatasetReader:
             )
         return table.select(list(names))
 
-    def _row_group_bounds(self, relative: Path) -> np.ndarray:
+    def row_group_bounds(self, relative: Path) -> np.ndarray:
         """First row of every row group of a file, and its number of rows: int64 [row groups + 1]."""
         if relative not in self._bounds:
             parquet = self.parquet(relative)

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import small_disk
 from recording_sets import CAMERAS, open_in_lerobot, tree_digest, video_file, write_aloha, write_legacy, write_video
 
 from igrft.dataset.files import read_episodes
@@ -103,12 +103,7 @@ def test_full_disk(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
 
 @pytest.mark.parametrize("kind", ["lerobot", "aloha"])
 def test_full_disk_for_real(tmp_path: Path, g1_small: Path, kind: str) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk takes more rights")
-    try:
+    with small_disk(tmp_path / "disk", "1m") as disk:
         source = g1_small
         if kind == "aloha":
             import h5py
@@ -120,8 +115,6 @@ def test_full_disk_for_real(tmp_path: Path, g1_small: Path, kind: str) -> None:
         with pytest.raises(IgrftError, match="is full"):
             convert(source, disk / "out", progress=False)
         assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_folder_that_may_not_be_written(toy: Path) -> None:
