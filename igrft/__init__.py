@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from igrft.reports.inspect import inspect
     from igrft.reports.page import report
     from igrft.reports.validate import validate
+    from igrft.training.run import TrainResult, train
 
 _HOMES = {
     "AnnotateResult": "igrft.pipeline.run",
     "ConvertResult": "igrft.recordings.convert",
     "Labels": "igrft.dataset.labels",
+    "TrainResult": "igrft.training.run",
     "annotate": "igrft.pipeline.run",
     "convert": "igrft.recordings.convert",
     "inspect": "igrft.reports.inspect",
     "load_labels": "igrft.dataset.labels",
     "report": "igrft.reports.page",
+    "train": "igrft.training.run",
     "validate": "igrft.reports.validate",
 }
 
@@ -34,12 +37,14 @@ __all__ = [
     "AnnotateResult",
     "ConvertResult",
     "Labels",
+    "TrainResult",
     "__version__",
     "annotate",
     "convert",
     "inspect",
     "load_labels",
     "report",
+    "train",
     "validate",
 ]
 

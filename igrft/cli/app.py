@@ -39,7 +39,7 @@ def _global(
 
         typer.echo(f"igrft {igrft.__version__}")
         raise typer.Exit
-    takes_overrides = {"annotate"}
+    takes_overrides = {"annotate", "train"}
     if ctx.obj and ctx.invoked_subcommand not in takes_overrides:
         raise UsageError(f"'igrft {ctx.invoked_subcommand}' takes no dotted options, got --{ctx.obj[0]}")
 
@@ -125,6 +125,45 @@ def annotate(
     return 1 if result.set_aside else 0
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    ctx: typer.Context,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe that comes with igrft, or a YAML file.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe, data, parameters and memory; train nothing.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew where the folder holds a run with other settings.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train any stage from a recipe. Run again, it goes on where it was.
+
+    Settings of the recipe follow as options: --datasets.0.root=FOLDER --steps=1000 --policy.device=cuda
+    """
+    overrides = [*_plain_overrides(ctx.args), *(ctx.obj or [])]
+    _refuse_missing_extra()
+    if dry_run:
+        from igrft.training.dry_run import dry_run as look
+
+        found = look(recipe, overrides)
+        typer.echo(_dump(found.to_json()) if as_json else found.to_text())
+        return 0
+    from igrft.training.run import train as run
+
+    result = run(recipe, overrides, overwrite=overwrite, show_progress=not quiet)
+    for notice in result.notices:
+        typer.echo(f"note: {notice}", err=True)
+    if as_json:
+        typer.echo(_dump({"run": str(result.run), "steps": result.steps, "resumed_at": result.resumed_at}))
+    else:
+        typer.echo(f"{result.run}: {result.steps} steps; look at it with: igrft report {result.run}")
+    return 0
+
+
 @app.command()
 def inspect(
     dataset: DatasetArg,
@@ -156,17 +195,38 @@ def validate(
 
 @app.command()
 def report(
-    dataset: DatasetArg,
-    output: Annotated[Path | None, typer.Option(help="Folder for the page; default: beside the dataset.")] = None,
-    episodes: Annotated[str | None, typer.Option(help="Episodes to show, as 0,3,7-9; default: a spread of 12.")] = None,
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET_OR_RUN",
+            help="A dataset (a folder, or its id on the Hub), or the folder of a training run.",
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the page; default: beside the dataset, or report/ in the run.")
+    ] = None,
+    episodes: Annotated[
+        str | None, typer.Option(help="Episodes of a dataset to show, as 0,3,7-9; default: a spread of 12.")
+    ] = None,
     max_episodes: Annotated[int, typer.Option(min=1, help="How many to show where --episodes is not given.")] = 12,
     quiet: Quiet = False,
 ) -> int:
-    """One self-contained HTML page with pictures: are the labels right?"""
-    from igrft.reports.page import report as run
+    """One self-contained HTML page: are a dataset's labels right? Did a training run learn, and if not, why?"""
+    from igrft.reports.run.read import is_run, refuse_neither
 
-    chosen = _numbers(episodes) if episodes else None
-    path = run(dataset, output, episodes=chosen, max_episodes=max_episodes, progress=not quiet)
+    folder = Path(dataset).expanduser()
+    refuse_neither(folder)
+    if is_run(folder):
+        from igrft.reports.run.page import report_run
+
+        if episodes:
+            raise UsageError(f"--episodes is for datasets; {dataset} is a training run")
+        path = report_run(folder, output)
+    else:
+        from igrft.reports.page import report as run
+
+        chosen = _numbers(episodes) if episodes else None
+        path = run(dataset, output, episodes=chosen, max_episodes=max_episodes, progress=not quiet)
     typer.echo(str(path))
     return 0
 
@@ -187,6 +247,32 @@ def subtasks_export(
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _plain_overrides(arguments: list[str]) -> list[str]:
+    """``--steps=5`` and ``--steps 5`` as ``steps=5``. (Those with a dot were taken out before.)"""
+    out: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            raise UsageError(f"unexpected argument {word!r}; settings of the recipe are given as --KEY=VALUE")
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                raise UsageError(f"{word} has no value; write {word}=VALUE (igrft train --help lists the options)")
+            value = following
+        out.append(f"{name[2:]}={value}")
+    return out
+
+
+def _refuse_missing_extra() -> None:
+    """Training takes packages that labelling does not."""
+    import importlib.util
+
+    missing = [n for n in ("accelerate", "draccus", "peft", "transformers") if importlib.util.find_spec(n) is None]
+    if missing:
+        raise UsageError(f"igrft train needs {', '.join(missing)}; run: pip install 'igrft[train]'")
 
 
 def _list_set_aside(reasons: dict[Any, str]) -> None:

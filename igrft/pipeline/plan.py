@@ -23,7 +23,8 @@ class Plan:
     Attributes:
         entries: the resolved entries of the pipeline, for the record.
         steps: the same, expanded.
-        producers: for each step, the numbers of earlier steps whose results it reads.
+        producers: for each step, the numbers of earlier steps whose results it reads (what it reads of the
+            recording is part of ``source``).
         source: fingerprint of the dataset.
         notices: what the user should know: steps that were left out.
     """
@@ -77,17 +78,20 @@ def make_plan(pipeline: Pipeline, dataset: DatasetReader, source: str) -> Plan:
     made: dict[str, int] = {}
     producers: list[tuple[int, ...]] = []
     for i, step in enumerate(steps):
-        for need in step.needs:
-            if need not in made:
+        for need in (*step.needs, *step.takes):
+            later = any(need in s.makes for s in steps[i + 1 :])
+            # What a later step makes anew is never read from the recording: it would be the old one.
+            recorded = need in step.takes and need in dataset.features and not later
+            if need not in made and not recorded:
                 what = "the episodes' subtasks" if need == SEGMENTS else repr(need)
                 maker = step_that_makes(need)
-                later = any(need in s.makes for s in steps[i + 1 :])
                 hint = f"; move step {maker!r} before it" if later else f"; add a step {maker!r} before it"
+                without = " and the dataset does not have" if need in step.takes and not later else ""
                 raise IgrftError(
                     f"pipeline {pipeline.name!r}: step {step.type!r} needs {what}, which nothing before it makes"
-                    + (hint if maker else "")
+                    f"{without}{hint if maker else ''}"
                 )
-        producers.append(tuple(sorted({made[n] for n in step.needs})))
+        producers.append(tuple(sorted({made[n] for n in (*step.needs, *step.takes) if n in made})))
         for what in step.makes:
             if what in made:
                 raise IgrftError(

@@ -21,6 +21,7 @@ _PACKAGES = (
     "datasets",
     "torch",
     "torchvision",
+    "transformers",
     "numpy",
     "pyarrow",
     "opencv-python-headless",

@@ -229,7 +229,7 @@ class _Run:
             # Longest first: no worker is left with a long episode when the others are done.
             for row in sorted(rows, key=lambda r: -int(self.dataset.lengths[r]))
         ]
-        for staged in run_tasks(job, tasks, self.workers):
+        for staged in run_tasks(job, tasks, min(self.workers, step.max_workers or self.workers)):
             store.add([staged])
             if staged.reason is not None:
                 self._put_aside(staged.row, staged.reason)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def run_tasks(job: Job, tasks: Sequence[Task], workers: int) -> Iterator[Staged]
     """
     if workers <= 1 or len(tasks) == 1:
         run = _opened(job)
-        for task in tasks:
-            yield run(task)
+        for task, following in zip_longest(tasks, tasks[1:]):
+            yield run(task, following)
         return
     left = list(tasks)
     while left:
@@ -147,7 +148,7 @@ def _run_pool(job: Job, tasks: Sequence[Task], workers: int, unfinished: list[Ta
         pool.shutdown(wait=True, kill_workers=bool(waiting))
 
 
-_RUN: Callable[[Task], Staged] | None = None
+_RUN: Callable[..., Staged] | None = None
 
 
 def _start(job: Job, parent: int) -> None:
@@ -168,7 +169,7 @@ def _start(job: Job, parent: int) -> None:
         # Raised by the first task instead: an initializer's own error is lost with its process.
         failure = error if isinstance(error, IgrftError) else IgrftError(f"step {job.step.type!r}: {one_line(error)}")
 
-        def _RUN(_: Task) -> Staged:
+        def _RUN(_: Task, following: Task | None = None) -> Staged:
             raise failure
 
 
@@ -177,12 +178,15 @@ def _run(task: Task) -> Staged:
     return _RUN(task)
 
 
-def _opened(job: Job) -> Callable[[Task], Staged]:
+def _opened(job: Job) -> Callable[..., Staged]:
     dataset = DatasetReader.open(job.root)
     label = job.step.open(dataset, job.reduced)
+    expect: Callable[[int], None] | None = getattr(label, "expect", None)
 
-    def run(task: Task) -> Staged:
+    def run(task: Task, following: Task | None = None) -> Staged:
         episode = Episode(dataset, task.row)
+        if expect is not None and following is not None:
+            expect(following.row)
         for staged in task.upstream:
             merge(episode, staged.labels())
         labels, reason = label_episode(label, episode, job.step)

@@ -1,4 +1,4 @@
-"""The chart of one episode: pictures, subtasks, reward, return-to-go and interaction on one time axis.
+"""The chart of one episode: pictures, subtasks, reward, return-to-go, value and interaction on one time axis.
 
 It is the paper's Figure 3 for a real episode. Everything is inline SVG; the values under the pointer
 are read from the series that :func:`readout` puts beside it.
@@ -16,12 +16,27 @@ import numpy as np
 
 from igrft import columns as c
 from igrft.reports import palette, svg
-from igrft.reports.panels import LEFT, RIGHT, WIDTH, Panels
+from igrft.reports.panels import LEFT, RIGHT, WIDTH, Panels, linear_scale
+from igrft.reports.value_panels import Judgement, draw, judge
 from igrft.steps.interaction.smoothing import runs
 
 _PANEL = 96.0
 #: The page's script shows every n-th frame of an episode longer than this.
 _MOST_VALUES = 1200
+#: Columns whose values show under the pointer.
+_READ = (
+    c.REWARD,
+    c.REWARD_TRAJECTORY,
+    c.REWARD_SUBTASK,
+    c.RETURN,
+    c.VALUE,
+    c.VALUE_TRAJECTORY,
+    c.VALUE_SUBTASK,
+    c.ADVANTAGE,
+    c.INTERACTION_PIXELS,
+    c.INTERACTION,
+    c.INTERACTION_PROBABILITY,
+)
 
 
 @dataclass
@@ -38,6 +53,7 @@ class EpisodeChart:
         marks: frames that are shown larger below.
         pixel_threshold: of Eq. 1, or None.
         weights: (trajectory, subtask) of Eq. 7.
+        judgement: the critic's value against its reference; None compares with ``return_to_go``.
     """
 
     length: int
@@ -50,6 +66,7 @@ class EpisodeChart:
     marks: Sequence[int] = ()
     pixel_threshold: float | None = None
     weights: tuple[float, float] = (0.4, 0.6)
+    judgement: Judgement | None = None
 
     def draw(self) -> str:
         """The chart as an ``<svg>`` element."""
@@ -63,8 +80,9 @@ class EpisodeChart:
         top = panels.y
         if c.REWARD in self.columns:
             self._reward(panels)
-        if c.RETURN in self.columns or c.VALUE in self.columns:
+        if c.RETURN in self.columns:
             self._return(panels)
+        draw(panels, self.columns, self.judgement or judge(self.columns, {}, self.fps))
         if c.INTERACTION in self.columns or c.INTERACTION_PIXELS in self.columns:
             self._interaction(panels)
         for s in self.subtasks:
@@ -78,7 +96,6 @@ class EpisodeChart:
 
     def readout(self) -> str:
         """JSON for the script that shows the values of the frame under the pointer."""
-        held = (c.REWARD, c.REWARD_TRAJECTORY, c.REWARD_SUBTASK, c.RETURN, c.INTERACTION_PIXELS, c.INTERACTION, c.VALUE)
         stride = -(-self.length // _MOST_VALUES)
         value = {
             "length": self.length,
@@ -88,7 +105,7 @@ class EpisodeChart:
             "right": WIDTH - RIGHT,
             "width": WIDTH,
             "series": {
-                n: [_short(v) for v in self.columns[n][::stride].astype(float)] for n in held if n in self.columns
+                n: [_short(v) for v in self.columns[n][::stride].astype(float)] for n in _READ if n in self.columns
             },
             "subtasks": [[s["start"], s["end"], s["name"], s.get("done")] for s in self.subtasks],
         }
@@ -156,7 +173,7 @@ class EpisodeChart:
         y = panels.open(
             "reward, per frame",
             _PANEL,
-            partial(_linear, 0.0, top),
+            partial(linear_scale, 0.0, top),
             svg.ticks(0.0, top, 3),
             [(palette.SUBTASK_REWARD, f"{w_sub:g} × subtask"), (palette.TRAJECTORY_REWARD, f"{w_traj:g} × trajectory")],
         )
@@ -169,13 +186,12 @@ class EpisodeChart:
             c.RETURN_TRAJECTORY: ("trajectory", palette.TRAJECTORY_REWARD, 1.6, "5 3"),
             c.RETURN_SUBTASK: ("subtask", palette.SUBTASK_REWARD, 1.4, "5 3"),
             c.RETURN: ("total", palette.RETURN, 2.0, None),
-            c.VALUE: ("critic's value", palette.VALUE, 1.6, None),
         }
         held = {n: self.columns[n].astype(np.float64) for n in styles if n in self.columns}
         top = max(1.0, *(_extreme(v) for v in held.values()))
         low = min(0.0, *(-_extreme(-v) for v in held.values()))
         legend = [(styles[n][1], styles[n][0]) for n in held]
-        y = panels.open("return-to-go", _PANEL, partial(_linear, low, top * 1.04), svg.ticks(low, top, 4), legend)
+        y = panels.open("return-to-go", _PANEL, partial(linear_scale, low, top * 1.04), svg.ticks(low, top, 4), legend)
         for name, values in held.items():
             panels.line(values, y, *styles[name][1:])
         panels.close(_PANEL)
@@ -205,10 +221,6 @@ class EpisodeChart:
                 panels.add(svg.tag("circle", cx=x, cy=at, r=7.5, fill=palette.PAPER, stroke=palette.INTERACTION))
                 panels.add(svg.text(x, at + 3.5, number, class_="mark", text_anchor="middle"))
         panels.close(_PANEL)
-
-
-def _linear(low: float, top: float, bottom: float, upper: float) -> svg.Scale:
-    return svg.linear((low, top), (bottom, upper))
 
 
 def _log(top: float, bottom: float, upper: float) -> svg.Scale:

@@ -11,8 +11,11 @@ import numpy as np
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
 from igrft.recordings.video_facts import TOLERANCE_S
+from igrft.reports.run.figures import r_squared
 from igrft.reports.summary import EpisodeSummary, pipeline_step
 from igrft.reports.text import duration, number, percent, plural
+from igrft.reports.value_events import RISE
+from igrft.reports.value_panels import Judgement
 
 #: A share of repeated pictures above which a label flickers visibly.
 _MANY_REPEATS = 0.1
@@ -164,6 +167,19 @@ def episode_facts(summary: EpisodeSummary, interaction: Mapping[str, Any]) -> li
         out.append("camera moves, compensated" + (f" ({percent(fit)} inliers)" if fit is not None else ""))
     elif motion:
         out.append(f"camera {motion}")
+    return out
+
+
+def value_facts(columns: Mapping[str, np.ndarray], judgement: Judgement) -> list[str]:
+    """Short facts about the critic's value of an episode."""
+    if judgement.reference is None or c.VALUE not in columns:
+        return []
+    fit = r_squared(columns[c.VALUE], judgement.reference)
+    rises = sum(e.kind == RISE for e in judgement.events)
+    dips = len(judgement.events) - rises
+    out = [f"value R² {number(fit)}".replace("-", "−")] if fit is not None else []
+    if judgement.events:
+        out.append(f"value: {plural(rises, 'unexpected rise')}, {plural(dips, 'dip')}")
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,25 @@ from igrft.progress import progress as progress_bar
 from igrft.reports import overview, palette
 from igrft.reports.episode_chart import EpisodeChart
 from igrft.reports.pictures import Strip, film_strip
+from igrft.reports.render import page_path, render
 from igrft.reports.sample_pictures import SamplePicture, sample_pictures
 from igrft.reports.samples import choose_episodes, sample_frames, strip_frames
 from igrft.reports.set_charts import set_charts
 from igrft.reports.summary import EpisodeSummary, left_out_reasons, pipeline_step, summarise
-from igrft.reports.text import duration, percent
+from igrft.reports.value_panels import Event, judge
 
 TEMPLATE = "report.html.j2"
+#: Rises and dips of the value that are shown with a picture.
+_MOST_EVENTS = 6
+
+
+@dataclass(frozen=True)
+class EventPicture:
+    """A rise or dip of the critic's value, with the picture at its extreme (None where there is none)."""
+
+    event: Event
+    picture: str | None
+    seconds: tuple[float, float]
 
 
 @dataclass
@@ -34,6 +45,7 @@ class EpisodeView:
     chart: str = ""
     readout: str = ""
     samples: list[SamplePicture] = field(default_factory=list)
+    events: list[EventPicture] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -77,7 +89,7 @@ def _path(dataset: DatasetReader, output: Path | None) -> Path:
     if output is None:
         root = dataset.root.resolve()
         output = root.with_name(f"{root.name}.report")
-    return output if output.suffix.lower() in (".html", ".htm") else output / "index.html"
+    return page_path(output)
 
 
 def _chosen(
@@ -115,6 +127,7 @@ def _view(dataset: DatasetReader, row: int, summary: EpisodeSummary, why: str, f
     marks = []
     if c.INTERACTION in columns and c.INTERACTION_PIXELS in columns:
         marks = sample_frames(columns[c.INTERACTION_PIXELS], columns[c.INTERACTION])
+    judgement = judge(columns, pipeline_step(record, "values") or {}, dataset.fps)
     chart = EpisodeChart(
         length=summary.frames,
         fps=dataset.fps,
@@ -126,13 +139,35 @@ def _view(dataset: DatasetReader, row: int, summary: EpisodeSummary, why: str, f
         marks=[m.frame for m in marks],
         pixel_threshold=settings.get("pixel_threshold"),
         weights=(float(rewards.get("trajectory_weight", 0.4)), float(rewards.get("subtask_weight", 0.6))),
+        judgement=judgement,
     )
     view.chart, view.readout = chart.draw(), chart.readout()
     if marks and camera is not None:
         view.samples = sample_pictures(dataset, row, camera, marks, columns, settings, interaction, view.notes)
-    view.facts = overview.episode_facts(summary, interaction)
+    view.events = _event_pictures(dataset, row, camera if strip else None, judgement.events, view)
+    view.facts = overview.episode_facts(summary, interaction) + overview.value_facts(columns, judgement)
     view.notes += overview.episode_notes(interaction)
     return view
+
+
+def _event_pictures(
+    dataset: DatasetReader, row: int, camera: str | None, events: Sequence[Event], view: EpisodeView
+) -> list[EventPicture]:
+    """The largest rises and dips, in order of time, each with the picture at its extreme."""
+    shown = sorted(sorted(events, key=lambda e: -abs(e.size))[:_MOST_EVENTS], key=lambda e: e.start)
+    pictures: list[str | None] = [None] * len(shown)
+    if camera is not None and shown:
+        try:
+            frames = [e.extreme for e in shown]
+            unique = sorted(set(frames))
+            found = dict(film_strip(dataset, row, camera, unique).pictures)
+            pictures = [found[f] for f in frames]
+        except (EpisodeError, IgrftError) as error:
+            view.notes.append(f"No pictures of the value's rises and dips: {error}")
+    if len(events) > len(shown):
+        view.notes.append(f"The {len(shown)} largest of {len(events)} rises and dips of the value are shown.")
+    fps = dataset.fps
+    return [EventPicture(e, p, (e.start / fps, e.end / fps)) for e, p in zip(shown, pictures, strict=True)]
 
 
 def _strip(dataset: DatasetReader, row: int, camera: str | None, view: EpisodeView) -> Strip | None:
@@ -155,19 +190,9 @@ def _render(
     *,
     explicit: bool,
 ) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"duration": duration, "percent": percent}
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        TEMPLATE,
         name=dataset.root.resolve().name,
-        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         record=dataset.igrft or {},
         tiles=overview.tiles(dataset, summaries),
         facts=overview.facts(dataset),
@@ -180,5 +205,4 @@ def _render(
         views=views,
         shown=overview.which(summaries, views, explicit=explicit),
         masked=(pipeline_step(dataset.igrft or {}, "interaction") or {}).get("robot_mask", "none") != "none",
-        palette=palette,
     )

@@ -110,6 +110,11 @@ class Panels:
 Legend = Sequence[tuple[str, str]]
 
 
+def linear_scale(low: float, top: float, bottom: float, upper: float) -> svg.Scale:
+    """A scale of :meth:`Panels.open` from ``low`` at the bottom to ``top``."""
+    return svg.linear((low, top), (bottom, upper))
+
+
 def thinned(values: np.ndarray) -> np.ndarray:
     """Frames of a series [T] that are drawn: all of a short one; a long one keeps its peaks."""
     return svg.thin(np.asarray(values, dtype=np.float64), _MOST_POINTS)

@@ -75,3 +75,24 @@ def advantage_weights(
     if interventions is not None and intervention_floor > 0:
         weights = np.where(np.asarray(interventions, dtype=bool), np.maximum(weights, intervention_floor), weights)
     return weights
+
+
+def effective_sample_size(weights: np.ndarray) -> float:
+    """(sum w)^2 / (n sum w^2): the share of n samples that the weighted sum rests on, in [1/n, 1].
+
+    1 where all weights are equal, 1/n where one sample has them all.
+
+    Args:
+        weights: float >= 0, any shape.
+
+    Returns:
+        NaN where there is no weight, or all are 0.
+
+    Raises:
+        ValueError: a negative weight, or one that is not finite.
+    """
+    w = np.asarray(weights, dtype=np.float64).ravel()
+    if not np.isfinite(w).all() or (w < 0).any():
+        raise ValueError("weights must be finite and not negative")
+    squares = float((w * w).sum())
+    return float(w.sum()) ** 2 / (len(w) * squares) if squares > 0 else float("nan")

@@ -75,11 +75,17 @@ class Episode:
         """A column of the recording, [T] or [T, width]."""
         return self.dataset.column(self.row, name)
 
+    def given(self, name: str) -> np.ndarray:
+        """A column as an earlier step of this run made it, else as the recording has it."""
+        return self.labels[name] if name in self.labels else self.column(name)
+
     def has(self, name: str) -> bool:
         """Whether the recording has this column."""
         return name in self.dataset.features
 
 
+#: Labels one episode. Where it has a method ``expect(row)``, that is told which episode comes next before
+#: this one is labelled, so that it can read ahead.
 Labeller = Callable[[Episode], EpisodeLabels]
 
 
@@ -106,8 +112,18 @@ class Step(Protocol):
         ...
 
     @property
+    def takes(self) -> tuple[str, ...]:
+        """Columns that earlier steps make, or else the recording has: see :meth:`Episode.given`."""
+        ...
+
+    @property
     def makes(self) -> tuple[str, ...]:
         """What this step makes."""
+        ...
+
+    @property
+    def max_workers(self) -> int | None:
+        """Most processes that a heavy step is run in; None is as many as the user says."""
         ...
 
     def expand(self) -> tuple[Step, ...]:
@@ -159,6 +175,14 @@ class StepDefaults:
     @property
     def needs(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def max_workers(self) -> int | None:
+        return None
 
     def expand(self) -> tuple[Any, ...]:
         return (self,)

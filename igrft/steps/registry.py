@@ -10,6 +10,7 @@ _HOMES = {
     "rewards": ("igrft.steps.rewards", "Rewards"),
     "returns": ("igrft.steps.rewards", "Returns"),
     "interaction": ("igrft.steps.interaction", "Interaction"),
+    "values": ("igrft.steps.values", "Values"),
 }
 
 #: The ``type`` of every step.

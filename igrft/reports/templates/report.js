@@ -13,7 +13,8 @@ for (const article of document.querySelectorAll("article")) {
   const cursor = chart.querySelector(".cursor");
   const names = {
     reward: "reward", reward_trajectory: "trajectory", reward_subtask: "subtask",
-    return_to_go: "return", value: "value", interaction_pixels: "moving pixels",
+    return_to_go: "return", value: "value", value_trajectory: "its trajectory head", value_subtask: "its subtask head",
+    advantage: "advantage", interaction_pixels: "moving pixels", interaction_probability: "interaction probability",
   };
   const cell = (name, value) => {
     const b = document.createElement("b");

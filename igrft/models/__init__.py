@@ -1,0 +1,1 @@
+"""Actors and critics: what is trained. See :mod:`igrft.models.protocol` for what they share."""

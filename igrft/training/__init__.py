@@ -1,0 +1,1 @@
+"""From a recipe and labelled datasets to a trained policy and critic."""

@@ -1,0 +1,231 @@
+"""Checkpoints of a run: whole or not there, and enough in the newest to go on as if never stopped.
+
+``checkpoints/STEP/pretrained_model`` is a LeRobot checkpoint (averaged weights, adapters merged),
+``critic/`` stands beside it, ``training_state/`` holds what resuming takes: weights as they were trained,
+averages, optimizers, random states. Only the newest keeps its ``training_state``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from igrft.dataset.parquet import write_json
+from igrft.errors import IgrftError
+from igrft.models.load import CHECKPOINTS, CONFIG, CRITIC, LAST, PRETRAINED, WEIGHTS
+from igrft.models.processors import save_processors
+from igrft.training.ema import Ema
+from igrft.training.lora import merged_state, trainable, whole
+from igrft.training.module import TrainingModule
+
+TRAINING = "training_state"
+STATE = "state.json"
+_MODULE = "module.safetensors"
+_EMA = "ema.safetensors"
+
+
+@dataclass
+class RunState:
+    """What a run consists of at a step, apart from its data.
+
+    Attributes:
+        module: unwrapped.
+        optimizers: by name: actor, critic.
+        schedule: of the actor's learning rate; the critic's follows it.
+        critic_settings: written to ``critic/config.json``.
+        extra: JSON to be found again on resuming.
+    """
+
+    module: TrainingModule
+    optimizers: dict[str, torch.optim.Optimizer]
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    ema: Ema | None
+    preprocess: Any
+    postprocess: Any
+    critic_settings: dict[str, Any]
+    extra: dict[str, Any]
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / CHECKPOINTS / f"{step:06d}"
+
+
+def newest(run: Path) -> Path | None:
+    """The checkpoint that ``last`` points to, or None."""
+    last = run / CHECKPOINTS / LAST
+    return last.resolve() if last.exists() else None
+
+
+def save(run: Path, step: int, state: RunState, *, keep: int | None, main: bool = True) -> Path:
+    """Write the checkpoint of ``step`` and point ``last`` to it; every process must call it.
+
+    Raises:
+        IgrftError: the disk is full or refuses; earlier checkpoints are as they were.
+    """
+    gathered = _gather(state)
+    target = folder_of(run, step)
+    if not main:
+        return target
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _write(temporary, step, state, gathered)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+        _point(run / CHECKPOINTS / LAST, target.name)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        last = newest(run)
+        intact = f"; the checkpoint {last} is intact" if last else ""
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(error)
+        why = "the disk is full" if full else " ".join(str(error).split())
+        raise IgrftError(
+            f"step {step}: the checkpoint could not be written to {target.parent} ({why}){intact}; make room "
+            "and run the same command again"
+        ) from None
+    _prune(run, target, keep)
+    return target
+
+
+def _gather(state: RunState) -> dict[str, dict[str, Tensor]]:
+    """Tensors to write, on the CPU where they were spread over processes."""
+    module = {n: whole(p.detach()) for n, p in trainable(state.module).items()}
+    for name, frozen in state.module.frozen().items():
+        module.update({f"{name}.{n}": whole(t) for n, t in frozen.state_dict().items()})
+    average = {} if state.ema is None else {n: whole(t) for n, t in state.ema.average.items()}
+    saved = average or module
+    policy = {n.removeprefix("policy."): t for n, t in saved.items() if n.startswith("policy.")}
+    critic: dict[str, Tensor] = {}
+    if state.module.critic is not None:
+        critic = {n: whole(t) for n, t in state.module.critic.state_dict().items()}
+        critic.update({n.removeprefix("critic."): t for n, t in saved.items() if n.startswith("critic.")})
+    return {"module": module, "ema": average, "policy": policy, "critic": critic}
+
+
+def _write(folder: Path, step: int, state: RunState, gathered: Mapping[str, dict[str, Tensor]]) -> None:
+    from lerobot.optim.optimizers import save_optimizer_state
+    from lerobot.optim.schedulers import save_scheduler_state
+    from lerobot.utils.random_utils import save_rng_state
+
+    pretrained = folder / PRETRAINED
+    pretrained.mkdir(parents=True)
+    policy = state.module.policy
+    policy.save_pretrained(pretrained, state_dict=merged_state(policy, gathered["policy"]))
+    save_processors(state.preprocess, state.postprocess, pretrained)
+    if gathered["critic"]:
+        (folder / CRITIC).mkdir()
+        save_file(_plain(gathered["critic"]), folder / CRITIC / WEIGHTS)
+        write_json(folder / CRITIC / CONFIG, state.critic_settings)
+    training = folder / TRAINING
+    training.mkdir()
+    save_file(_plain(gathered["module"]), training / _MODULE)
+    if gathered["ema"]:
+        save_file(_plain(gathered["ema"]), training / _EMA)
+    for name, optimizer in state.optimizers.items():
+        (training / name).mkdir()
+        save_optimizer_state(optimizer, training / name)
+    save_scheduler_state(state.schedule, training)
+    save_rng_state(training)
+    write_json(training / STATE, {"step": step, "ema_updates": state.ema.updates if state.ema else 0, **state.extra})
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
+
+
+def restore(folder: Path, state: RunState) -> dict[str, Any]:
+    """Put a checkpoint's training state into a run that was built the same way; returns its JSON.
+
+    Raises:
+        IgrftError: the checkpoint is of another run, or damaged.
+    """
+    from lerobot.optim.optimizers import load_optimizer_state
+    from lerobot.optim.schedulers import load_scheduler_state
+    from lerobot.utils.random_utils import load_rng_state
+
+    training = folder / TRAINING
+    try:
+        found: dict[str, Any] = json.loads((training / STATE).read_text(encoding="utf-8"))
+        tensors = load_file(training / _MODULE)
+        own: dict[str, Tensor] = dict(trainable(state.module))
+        for name, frozen in state.module.frozen().items():
+            own.update({f"{name}.{n}": t for n, t in frozen.state_dict().items()})
+        missing = sorted(set(own) ^ set(tensors))
+        if missing:
+            raise IgrftError(f"{training} is of another run: {missing[0]!r} stands in only one of the two")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                _copy(tensor, tensors[name])
+        if state.ema is not None:
+            averages = load_file(training / _EMA)
+            for name, tensor in state.ema.average.items():
+                _copy(tensor, averages[name])
+            state.ema.updates = int(found["ema_updates"])
+        for name, optimizer in state.optimizers.items():
+            load_optimizer_state(optimizer, training / name)
+        load_scheduler_state(state.schedule, training)
+        load_rng_state(training)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise IgrftError(
+            f"{training} cannot be read ({' '.join(str(error).split())}); remove {folder} and point "
+            f"{folder.parent / LAST} to an earlier checkpoint"
+        ) from None
+    return found
+
+
+@torch.no_grad()
+def _copy(target: Tensor, value: Tensor) -> None:
+    if hasattr(target, "full_tensor"):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(target, DTensor)
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+    target.copy_(value)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors that share no memory, as safetensors wants them."""
+    out: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        t = tensor.detach().to("cpu").contiguous()
+        out[name] = t.clone() if t.data_ptr() in seen else t
+        seen.add(t.data_ptr())
+    return out
+
+
+def _point(link: Path, name: str) -> None:
+    """Make ``link`` a relative link to ``name``, at once."""
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name)
+    os.replace(temporary, link)
+
+
+def _prune(run: Path, newest_one: Path, keep: int | None) -> None:
+    """Remove what older checkpoints need no more, oldest first."""
+    found = sorted(p for p in (run / CHECKPOINTS).iterdir() if p.is_dir() and p.name.isdigit() and p != newest_one)
+    for path in found:
+        shutil.rmtree(path / TRAINING, ignore_errors=True)
+    if keep is not None:
+        for path in found[: max(0, len(found) - (keep - 1))]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,502 @@
+"""A recipe's datasets as the trainer sees them: checked, labelled, mixed, batched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs import PolicyFeature
+from lerobot.utils.constants import OBS_ENV_STATE
+from lerobot.utils.feature_utils import dataset_to_policy_features
+from torch import Tensor
+
+from igrft import columns as c
+from igrft.dataset.files import STATS, read_json
+from igrft.dataset.labels import open_dataset
+from igrft.dataset.reader import DatasetReader
+from igrft.errors import IgrftError
+from igrft.training import checks
+from igrft.training.frames import Frames, MemoryFrames, Observation, concatenated, read_matrix, read_tasks
+from igrft.training.labels import WEIGHTED, FrameLabels, frame_labels
+from igrft.training.mixture import BatchPlan
+from igrft.training.recipe import DatasetEntry, Recipe
+
+#: Batches that a worker holds ready.
+_PREFETCH = 2
+
+Stats = dict[str, dict[str, np.ndarray]]
+
+
+@dataclass
+class RawBatch:
+    """A batch before LeRobot's preprocessor.
+
+    Attributes:
+        observation: by LeRobot's names: states float32 [B, d], cameras uint8 [B, 3, H, W], ``action`` float32
+            [B, chunk, d], ``action_is_pad`` bool [B, chunk], ``task`` list[str].
+        next_observation: the same without actions N frames later (at most the episode's last), or None.
+        subtasks: name of each frame's subtask, "" where there is none.
+        labels: [B] each; see :class:`igrft.training.labels.FrameLabels`.
+        dataset: number in the recipe's list, int64 [B].
+        index: absolute frame index in its dataset, int64 [B].
+    """
+
+    observation: Observation
+    next_observation: Observation | None
+    subtasks: list[str]
+    labels: dict[str, Tensor]
+    dataset: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> RawBatch:
+        """The same with its tensors on ``device``."""
+        return self._each(lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> RawBatch:
+        """The same in page-locked memory; a DataLoader calls this."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> RawBatch:
+        def mapped(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()}
+
+        later = None if self.next_observation is None else mapped(self.next_observation)
+        return RawBatch(
+            mapped(self.observation),
+            later,
+            self.subtasks,
+            mapped(self.labels),
+            change(self.dataset),
+            change(self.index),
+        )
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What ``--dry-run`` says of a dataset.
+
+    Attributes:
+        share: of every batch, in (0, 1].
+        episodes, frames: of the dataset, whether used or not.
+        successes: of the episodes used; None where nothing says.
+        set_aside, held_out: episodes.
+        frames_used: frames that the actor trains on.
+    """
+
+    root: str
+    kind: str
+    share: float
+    episodes: int
+    frames: int
+    successes: int | None
+    set_aside: int
+    held_out: int
+    frames_used: int
+
+
+@dataclass
+class LabelledSet:
+    """One entry of the recipe's list, opened.
+
+    Attributes:
+        cameras: those that the policy sees.
+        used: absolute indices of the frames that the actor trains on, int64.
+        memory: its states and actions, where the policy sees no camera.
+    """
+
+    entry: DatasetEntry
+    reader: DatasetReader
+    labels: FrameLabels
+    cameras: list[str]
+    used: np.ndarray
+    memory: MemoryFrames | None = None
+
+    @property
+    def root(self) -> Path:
+        """Its folder; of a dataset on the Hub, where it was downloaded to."""
+        return self.reader.root
+
+
+class TrainingData:
+    """A recipe's datasets. Made by :meth:`open`.
+
+    Attributes:
+        entries: one an entry of the recipe's list.
+        features: LeRobot's policy features: states and cameras that the policy may see, and the action.
+        stats: of those features over all datasets, by LeRobot's own aggregation.
+        fps: frames a second.
+        chunk: actions of a sample.
+        steps: N of the advantage and of the later observation.
+        has_next: whether batches hold the later observation.
+        warnings: one line each.
+    """
+
+    def __init__(self, recipe: Recipe, entries: list[LabelledSet], chunk: int, warnings: list[str]) -> None:
+        self.recipe = recipe
+        self.entries = entries
+        self.chunk = chunk
+        self.steps = recipe.advantage.steps or chunk
+        self.has_next = needs_next(recipe)
+        self.fps = entries[0].reader.fps
+        self.features = _policy_features(entries[0].reader, entries[0].cameras)
+        self.stats = _aggregated([held.reader for held in entries], self.features)
+        self.warnings = warnings
+
+    @classmethod
+    def open(cls, recipe: Recipe, *, image_policy: bool, chunk: int, has_text: bool) -> TrainingData:
+        """Open and check every dataset of a recipe, and compute its labels. Pictures are not touched.
+
+        Args:
+            image_policy: whether the policy looks at cameras.
+            chunk: actions that the policy predicts.
+            has_text: whether it has a language model.
+
+        Raises:
+            UsageError: a recipe that cannot be run.
+            IgrftError: data that it cannot be run on; see :mod:`igrft.training.checks`.
+        """
+        checks.check_recipe(recipe)
+        readers = [open_dataset(entry.root or str(entry.repo_id)) for entry in recipe.datasets]
+        cameras = [cameras_with_files(r) if image_policy else [] for r in readers]
+        for reader, seen in zip(readers, cameras, strict=True):
+            if image_policy and not seen:
+                raise IgrftError(
+                    f"{reader.root} has no pictures, and the policy looks at cameras; choose another policy"
+                )
+            checks.check_columns(reader, recipe, has_text)
+        checks.check_alike(readers, cameras)
+        entries = [
+            _labelled(entry, reader, seen, recipe, chunk)
+            for entry, reader, seen in zip(recipe.datasets, readers, cameras, strict=True)
+        ]
+        warnings = checks.check_labels(readers, [held.labels for held in entries], recipe)
+        data = cls(recipe, entries, chunk, warnings)
+        # A checkpoint may bring its own statistics: whoever loads it decides.
+        if recipe.policy is not None and (recipe.init_from is None or recipe.normalisation == "dataset"):
+            data.check_normalisation(recipe.policy.normalization_mapping)
+        return data
+
+    @property
+    def input_features(self) -> dict[str, PolicyFeature]:
+        """States and cameras."""
+        return {name: feature for name, feature in self.features.items() if name != c.ACTION}
+
+    @property
+    def output_features(self) -> dict[str, PolicyFeature]:
+        """The action."""
+        return {c.ACTION: self.features[c.ACTION]}
+
+    def check_normalisation(self, mapping: Mapping[str, Any]) -> None:
+        """The datasets have the statistics that ``normalization_mapping`` of a policy reads.
+
+        Raises:
+            IgrftError: naming what is missing.
+        """
+        for held in self.entries:
+            checks.check_statistics(held.reader, _stats_of(held.reader), self.features, mapping)
+
+    @property
+    def summary(self) -> list[DatasetSummary]:
+        """One row a dataset."""
+        return [_summary(held, float(share)) for held, share in zip(self.entries, self.plan.shares, strict=True)]
+
+    @cached_property
+    def plan(self) -> BatchPlan:
+        """Which frames make up which batch."""
+        return BatchPlan(
+            [len(held.used) for held in self.entries],
+            [held.entry.weight for held in self.entries],
+            self.recipe.batch_size,
+            self.recipe.seed,
+        )
+
+    @cached_property
+    def frames(self) -> list[Frames]:
+        """Where observations come from, one a dataset; opened when first asked for."""
+        later = self.steps if self.has_next else None
+        found: list[Frames] = []
+        for held in self.entries:
+            if held.memory is not None:
+                found.append(held.memory)
+            else:
+                from igrft.training.pictures import LeRobotFrames
+
+                found.append(LeRobotFrames(held.reader, held.cameras, self.chunk, later))
+        return found
+
+    def loader(
+        self,
+        start_step: int,
+        stop_step: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulation: int = 1,
+        *,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[RawBatch]:
+        """Batches of the steps from ``start_step`` to ``stop_step`` (exclusive), in order.
+
+        One an accumulation part, for process ``rank`` of ``world``. They depend on nothing else: not on the
+        workers, nor on where a run began.
+
+        Args:
+            workers: processes that read pictures; None is the recipe's ``num_workers``, or else one a core, shared
+                by the processes on this machine. Without pictures none are started.
+            device: batches for a CUDA device come in page-locked memory.
+
+        Raises:
+            UsageError: a batch that cannot be divided so (at once).
+            IgrftError: a frame that cannot be read (when its batch comes).
+        """
+        self.plan.part_size(world, accumulation)
+        parts = (
+            self._drawn(*self.plan.part(step, rank, world, part, accumulation))
+            for step in range(start_step, stop_step)
+            for part in range(accumulation)
+        )
+        count = (stop_step - start_step) * accumulation
+        return self._batches(parts, count, self.has_next, self._workers(workers, world), device)
+
+    @property
+    def has_heldout(self) -> bool:
+        """Whether there are held-out episodes."""
+        return any(held.labels.episodes.held_out.any() for held in self.entries)
+
+    @cached_property
+    def heldout(self) -> tuple[np.ndarray, np.ndarray]:
+        """(dataset, absolute index) of every frame of held-out episodes, int64 each."""
+        found = []
+        for number, held in enumerate(self.entries):
+            episodes = held.labels.episodes
+            index = np.flatnonzero(np.repeat(episodes.held_out, episodes.length))
+            found.append((np.full(len(index), number), index))
+        dataset, index = (np.concatenate(x) for x in zip(*found, strict=True))
+        return dataset, index
+
+    def heldout_batches(
+        self,
+        batch_size: int,
+        frames: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[RawBatch]:
+        """Evenly spaced frames of held-out episodes, without later observations; the last batch may be smaller.
+
+        Args:
+            frames: how many over all processes; fewer where there are not as many.
+        """
+        dataset, index = self.heldout
+        count = min(frames, len(index))
+        picked = ((np.arange(count) + 0.5) * len(index) / max(count, 1)).astype(np.int64)[rank::world]
+        edges = [*range(0, len(picked), batch_size), len(picked)]
+        parts = [(dataset[picked[a:b]], index[picked[a:b]]) for a, b in pairwise(edges) if b > a]
+        return self._batches(parts, len(parts), False, self._workers(workers, world), device)
+
+    def _workers(self, workers: int | None, world: int) -> int:
+        chosen = self.recipe.num_workers if workers is None else workers
+        return max(1, (os.cpu_count() or 1) // world) if chosen is None else chosen
+
+    def _drawn(self, dataset: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Absolute indices for positions among the frames used."""
+        index = np.empty_like(position)
+        for number in np.unique(dataset):
+            at = dataset == number
+            index[at] = self.entries[number].used[position[at]]
+        return dataset, index
+
+    def _batches(
+        self,
+        parts: Iterable[tuple[np.ndarray, np.ndarray]],
+        count: int,
+        next_too: bool,
+        workers: int,
+        device: torch.device | str,
+    ) -> Iterator[RawBatch]:
+        gather = _Gather([held.labels for held in self.entries], self.frames, next_too)
+        if workers < 1 or not self.entries[0].cameras:
+            return (_delivered(gather[part]) for part in parts)
+        loader = torch.utils.data.DataLoader(
+            gather,
+            batch_size=None,
+            sampler=_Parts(parts, count),  # type: ignore[arg-type]
+            num_workers=min(workers, max(count, 1)),
+            prefetch_factor=_PREFETCH,
+            pin_memory=torch.device(device).type == "cuda",
+        )
+        return (_delivered(batch) for batch in loader)
+
+
+def needs_next(recipe: Recipe) -> bool:
+    """Whether the loop judges by V of the observation N frames later."""
+    return recipe.objective.type in WEIGHTED and (recipe.objective.type == "iql" or recipe.advantage.source == "critic")
+
+
+def cameras_with_files(dataset: DatasetReader) -> list[str]:
+    """Cameras that have pictures, depth maps left out, in the order declared."""
+    return [camera for camera in dataset.cameras if dataset.camera_has_files(camera)]
+
+
+@dataclass
+class _Failure:
+    """An error on its way from a worker; raised there, it would come wrapped in a traceback."""
+
+    error: IgrftError
+
+
+def _delivered(batch: RawBatch | _Failure) -> RawBatch:
+    if isinstance(batch, _Failure):
+        raise batch.error
+    return batch
+
+
+class _Parts:
+    """A sampler of as many parts as it says."""
+
+    def __init__(self, parts: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> None:
+        self.parts = parts
+        self.count = count
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class _Gather(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Whole batches by (dataset, index): what a worker holds."""
+
+    def __init__(self, labels: Sequence[FrameLabels], frames: Sequence[Frames], next_too: bool) -> None:
+        self.labels = labels
+        self.frames = frames
+        self.next_too = next_too
+
+    def __getitem__(self, part: tuple[np.ndarray, np.ndarray]) -> RawBatch | _Failure:
+        try:
+            return self._batch(*part)
+        except IgrftError as error:
+            return _Failure(error)
+
+    def _batch(self, dataset: np.ndarray, index: np.ndarray) -> RawBatch:
+        now: list[tuple[np.ndarray, Observation]] = []
+        later: list[tuple[np.ndarray, Observation]] = []
+        labels: list[tuple[np.ndarray, Observation]] = []
+        for number in np.unique(dataset):
+            at = np.flatnonzero(dataset == number)
+            observation, following = self.frames[number].gather(index[at], next_too=self.next_too)
+            now.append((at, observation))
+            if following is not None:
+                later.append((at, following))
+            labels.append((at, _labels_at(self.labels[number], index[at])))
+        size = len(index)
+        merged = concatenated(labels, size)
+        return RawBatch(
+            observation=concatenated(now, size),
+            next_observation=concatenated(later, size) if later else None,
+            subtasks=merged.pop("subtasks"),
+            labels=merged,
+            dataset=torch.from_numpy(dataset),
+            index=torch.from_numpy(index),
+        )
+
+
+def _labels_at(labels: FrameLabels, index: np.ndarray) -> Observation:
+    out: Observation = {name: torch.from_numpy(values) for name, values in labels.take(index).items()}
+    names = labels.subtask_names
+    out["subtasks"] = [names[i] if 0 <= i < len(names) else "" for i in labels.subtask[index].tolist()]
+    return out
+
+
+def _labelled(
+    entry: DatasetEntry, reader: DatasetReader, cameras: list[str], recipe: Recipe, chunk: int
+) -> LabelledSet:
+    steps = recipe.advantage.steps or chunk
+    memory = None if cameras else MemoryFrames(reader, chunk, steps if needs_next(recipe) else None)
+    state = memory.states[c.STATE].numpy() if memory and c.STATE in memory.states else None
+    if state is None and c.STATE in reader.features:
+        state = read_matrix(reader, c.STATE)
+    labels = frame_labels(reader, recipe, steps, episodes=entry.episodes, state=state)
+    if state is not None:
+        checks.check_numbers(reader, labels, state, c.STATE)
+    action = memory.action if memory else read_matrix(reader, c.ACTION)
+    checks.check_numbers(reader, labels, action, c.ACTION)
+    if memory and OBS_ENV_STATE in memory.states:
+        checks.check_numbers(reader, labels, memory.states[OBS_ENV_STATE].numpy(), OBS_ENV_STATE)
+    if memory is None:
+        read_tasks(reader)
+    if any(reader.features[camera]["dtype"] == "video" for camera in cameras):
+        checks.check_timestamps(reader, labels)
+    return LabelledSet(entry, reader, labels, cameras, np.flatnonzero(labels.trained), memory)
+
+
+def _policy_features(reader: DatasetReader, cameras: Sequence[str]) -> dict[str, PolicyFeature]:
+    wanted = [c.STATE, OBS_ENV_STATE, *cameras, c.ACTION]
+    declared = {
+        name: {**reader.features[name], "shape": tuple(reader.features[name]["shape"])}
+        for name in wanted
+        if name in reader.features
+    }
+    return dataset_to_policy_features(declared)
+
+
+def _stats_of(reader: DatasetReader) -> Stats:
+    """``meta/stats.json`` in arrays, as LeRobot reads it; empty where there is none."""
+    path = reader.root / STATS
+    if not path.is_file():
+        return {}
+    return {
+        name: {k: np.atleast_1d(np.array(v)) for k, v in parts.items()}
+        for name, parts in read_json(path).items()
+        if parts
+    }
+
+
+def _aggregated(readers: Sequence[DatasetReader], features: Mapping[str, PolicyFeature]) -> Stats:
+    """Statistics of the policy's features over all datasets, weighted by their frames."""
+    needed = ("min", "max", "mean", "std", "count")
+    found: list[Stats] = []
+    for reader in readers:
+        stats = _stats_of(reader)
+        for name in features:
+            lacks = next((k for k in needed if k not in stats.get(name, {})), None)
+            if lacks is not None:
+                raise IgrftError(
+                    f"{reader.root / STATS} has no {lacks} of {name!r}, by which policies normalise; convert the "
+                    "recording again (igrft convert computes it)"
+                )
+        found.append({name: stats[name] for name in features})
+    if len(found) == 1:
+        return found[0]
+    # Costs seconds.
+    from lerobot.datasets.compute_stats import aggregate_stats
+
+    return aggregate_stats(found)
+
+
+def _summary(held: LabelledSet, share: float) -> DatasetSummary:
+    episodes = held.labels.episodes
+    return DatasetSummary(
+        root=str(held.reader.root),
+        kind=held.entry.kind,
+        share=share,
+        episodes=len(episodes.index),
+        frames=len(held.labels),
+        successes=int((episodes.success & episodes.usable).sum()) if episodes.knows_success else None,
+        set_aside=int((episodes.set_aside & episodes.chosen).sum()),
+        held_out=int(episodes.held_out.sum()),
+        frames_used=len(held.used),
+    )

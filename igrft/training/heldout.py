@@ -1,0 +1,71 @@
+"""How well the critic fits episodes that it never trained on."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from igrft.training.inputs import Inputs
+from igrft.training.recorder import HELDOUT_COLUMNS
+
+if TYPE_CHECKING:
+    from igrft.training.module import TrainingModule
+
+
+@torch.no_grad()
+def look(module: TrainingModule, inputs: Inputs, step: int, batch_size: int, frames: int) -> np.ndarray:
+    """The critic's word on evenly spread frames of held-out episodes: float64 [N, HELDOUT_COLUMNS]."""
+    assert module.critic is not None
+    was_training = module.training
+    module.eval()
+    actor = inputs.built.actor
+    rows = []
+    try:
+        for raw in inputs.built.data.heldout_batches(batch_size, frames):
+            batch = inputs.processed({k: v for k, v in raw.observation.items() if k not in ("action", "action_is_pad")})
+            output = module.critic(actor.prefix(batch, module.layers).features)
+            found: dict[str, Any] = {
+                "step": torch.full_like(raw.dataset, step),
+                "dataset": raw.dataset,
+                **raw.labels,
+                "value_trajectory": output.trajectory,
+                "value_subtask": output.subtask,
+                "interaction_probability": output.interaction_probability,
+            }
+            rows.append(torch.stack([found[n].double().cpu() for n in HELDOUT_COLUMNS], dim=1).numpy())
+    finally:
+        module.train(was_training)
+    return np.concatenate(rows) if rows else np.zeros((0, len(HELDOUT_COLUMNS)))
+
+
+def fit(rows: np.ndarray) -> dict[str, Any]:
+    """R² of both values, precision and recall of the interaction at probability 1/2; NaN where undefined."""
+    column = {name: rows[:, i] for i, name in enumerate(HELDOUT_COLUMNS)}
+    predicted, true = column["interaction_probability"] > 0.5, column["interaction"] > 0.5
+    hits = float((predicted & true).sum())
+    keys = np.stack([column["dataset"], column["episode"]], axis=1)
+    return {
+        "r2_trajectory": r_squared(column["value_trajectory"], column["return_trajectory"]),
+        "r2_subtask": r_squared(column["value_subtask"], column["return_subtask"]),
+        "interaction_precision": hits / predicted.sum() if predicted.any() else math.nan,
+        "interaction_recall": hits / true.sum() if true.any() else math.nan,
+        "frames": len(rows),
+        "episodes": len(np.unique(keys, axis=0)) if len(rows) else 0,
+    }
+
+
+def r_squared(predicted: np.ndarray, true: np.ndarray) -> float:
+    """1 - residual / total sum of squares; NaN where the truth does not vary."""
+    total = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
+    if total <= 0.0:
+        return math.nan
+    return 1.0 - float(((predicted - true) ** 2).sum()) / total
+
+
+def score(found: dict[str, Any]) -> float:
+    """What early stopping watches: the mean R² of the heads that have one; higher is better."""
+    values = [found[k] for k in ("r2_trajectory", "r2_subtask") if not math.isnan(found[k])]
+    return float(np.mean(values)) if values else -math.inf

@@ -1,0 +1,199 @@
+"""Reads recipes: YAML, then dotted overrides, then draccus into :class:`igrft.training.recipe.Recipe`.
+
+Overrides with list indices are applied to the YAML, since draccus refuses them. Keys are checked here,
+before draccus, so that an unknown one is named together with its near miss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import draccus
+import yaml
+from draccus.utils import DraccusException
+from lerobot.configs import PreTrainedConfig
+
+from igrft.errors import UsageError, did_you_mean
+from igrft.models.actors import POLICY_TYPES, register_policy
+from igrft.resources import find
+from igrft.training.recipe import DatasetEntry, Recipe
+
+#: Stages whose recipes are run by another verb.
+_OTHER_VERBS = {"eval": "igrft eval", "record": "igrft record"}
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe that comes with the toolkit by its name, or a file.
+
+    Args:
+        overrides: ``a.b.0.c=value``, as after ``--`` on the command line.
+
+    Raises:
+        UsageError: no such recipe, not YAML, an unknown key (naming the near miss), a bad value.
+    """
+    path = find("recipes", name_or_path)
+    return recipe_from(read_yaml(path), overrides, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UsageError: it is none."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{path} holds no mapping of settings")
+    return dict(value)
+
+
+def recipe_from(value: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
+    """A recipe from a mapping and overrides.
+
+    Raises:
+        UsageError: see :func:`load_recipe`.
+    """
+    tree: dict[str, Any] = _copied(value)
+    for override in overrides:
+        _apply(tree, override)
+    _check(tree, Recipe, where, "")
+    # LeRobot warns on every configuration that names no device.
+    logging.getLogger("lerobot.configs.policies").setLevel(logging.ERROR)
+    try:
+        recipe = draccus.decode(Recipe, _numbers(tree, Recipe))
+    except DraccusException as error:
+        raise UsageError(f"{where}: {_one_line(error)}") from None
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(f"{where}: {_one_line(error)}") from None
+    return recipe
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as it was run."""
+    return yaml.safe_dump(resolved(recipe), sort_keys=False, allow_unicode=True)
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The same as JSON."""
+    # Through JSON: LeRobot's enumerations are text to it, and unknown objects to YAML.
+    out: dict[str, Any] = json.loads(json.dumps(draccus.encode(recipe)))
+    return out
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one value in place; missing mappings, and the next entry of a list, are made."""
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise UsageError(f"override {override!r} is not of the form --KEY=VALUE")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    node: Any = tree
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        here = ".".join(parts[: i + 1])
+        if isinstance(node, list):
+            if not part.isdigit():
+                raise UsageError(f"override --{key}: {'.'.join(parts[:i])} is a list; number its entry")
+            at = int(part)
+            if at > len(node):
+                raise UsageError(f"override --{key}: {'.'.join(parts[:i])} has only {len(node)} entries")
+            if at == len(node):
+                node.append({})
+            child: Any = at
+        elif isinstance(node, dict):
+            child = part
+            if not last and node.get(part) is None:
+                node[part] = [] if parts[i + 1].isdigit() else {}
+        else:
+            raise UsageError(f"override --{key}: {'.'.join(parts[:i])} is a value, it has no key {part!r}")
+        if last:
+            node[child] = value
+        else:
+            node = node[child]
+            if not isinstance(node, dict | list):
+                raise UsageError(f"override --{key}: {here} is a value, it has no key {parts[i + 1]!r}")
+
+
+def _check(tree: Mapping[str, Any], cls: type, where: str, prefix: str) -> None:
+    """Refuse unknown keys, whatever their depth."""
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key, value in tree.items():
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {prefix + key!r}{did_you_mean(key, known)}")
+        name = prefix + key
+        if key == "policy" and cls is Recipe:
+            _check_policy(value, where)
+        elif key == "datasets" and cls is Recipe:
+            _check_datasets(value, where)
+        elif dataclasses.is_dataclass(hints[key]) and isinstance(hints[key], type):
+            if not isinstance(value, Mapping):
+                raise UsageError(f"{where}: {name!r} must be a mapping, got {value!r}")
+            _check(value, hints[key], where, name + ".")
+
+
+def _check_policy(value: Any, where: str) -> None:
+    if not isinstance(value, Mapping) or "type" not in value:
+        raise UsageError(f"{where}: 'policy' needs a 'type': {', '.join(POLICY_TYPES)}")
+    if value["type"] not in POLICY_TYPES:
+        near = did_you_mean(str(value["type"]), POLICY_TYPES)
+        raise UsageError(f"{where}: unknown policy type {value['type']!r}{near}")
+    register_policy(value["type"])
+    known = [f.name for f in dataclasses.fields(PreTrainedConfig.get_choice_class(value["type"]))]
+    for key in value:
+        if key != "type" and key not in known:
+            raise UsageError(f"{where}: policy {value['type']!r} has no key {key!r}{did_you_mean(key, known)}")
+
+
+def _check_datasets(value: Any, where: str) -> None:
+    if not isinstance(value, list):
+        raise UsageError(f"{where}: 'datasets' must be a list, got {value!r}")
+    for i, entry in enumerate(value):
+        if not isinstance(entry, Mapping):
+            raise UsageError(f"{where}: 'datasets.{i}' must be a mapping, got {entry!r}")
+        _check(entry, DatasetEntry, where, f"datasets.{i}.")
+
+
+def _numbers(value: Any, cls: Any) -> Any:
+    """YAML 1.1 reads 5e-5 as text: make numbers of what can only be one."""
+    if isinstance(value, Mapping):
+        return {k: v if k in _TEXT else _numbers(v, cls) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v, cls) for v in value]
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+#: Settings that are text whatever they look like.
+_TEXT = frozenset({"root", "repo_id", "init_from", "output_dir", "name", "project", "entity", "tokenizer"})
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def refuse_other_verbs(recipe: Recipe, name: str, stages: Sequence[str]) -> None:
+    """Raises UsageError: the recipe's stage is unknown, or another verb's."""
+    if recipe.stage in stages:
+        return
+    if recipe.stage in _OTHER_VERBS:
+        raise UsageError(f"{name}: stage {recipe.stage!r} is not trained; run: {_OTHER_VERBS[recipe.stage]} {name}")
+    raise UsageError(f"{name}: unknown stage {recipe.stage!r}{did_you_mean(recipe.stage, tuple(stages))}")

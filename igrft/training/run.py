@@ -1,0 +1,234 @@
+"""`igrft train`: one recipe from start, or from where it was, to its last step."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from igrft.dataset.parquet import write_text
+from igrft.errors import IgrftError, UsageError
+from igrft.pipeline.workers import refuse_full_disk
+from igrft.training import checkpoint
+from igrft.training.ema import Ema
+from igrft.training.loop import Loop
+from igrft.training.lora import trainable
+from igrft.training.recipe import Recipe
+from igrft.training.recipe_file import load_recipe, read_yaml, resolved, resolved_yaml
+from igrft.training.recorder import METRICS
+from igrft.training.setup import Built, build, check_recipe, open_data, run_folder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+RECIPE = "recipe.yaml"
+#: Settings that change neither data nor results: a run goes on when they differ.
+_FREE = frozenset({"output_dir", "num_workers", "log_every", "save_every", "keep_checkpoints", "wandb"})
+
+
+@dataclass
+class TrainResult:
+    """What `igrft train` did.
+
+    Attributes:
+        resumed_at: step that an earlier run had reached; 0 where there was none.
+        notices: what the user should know.
+    """
+
+    run: Path
+    steps: int
+    resumed_at: int = 0
+    notices: list[str] = field(default_factory=list)
+
+
+def train(
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    overwrite: bool = False,
+    show_progress: bool = False,
+) -> TrainResult:
+    """Train what a recipe says. Run again, it goes on where it was.
+
+    Args:
+        recipe: name or path of a recipe file, or a loaded recipe.
+        overrides: ``a.b.0.c=value``, applied to the file.
+        overwrite: start anew where the folder holds a run with other settings.
+
+    Raises:
+        UsageError: a wrong recipe, or a folder that holds something else.
+        IgrftError: data or checkpoint that cannot be used, a loss that is not finite, a full disk, a signal.
+    """
+    name = recipe.stage if isinstance(recipe, Recipe) else str(recipe)
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
+    check_recipe(loaded, name)
+    run = run_folder(loaded, name).absolute()
+    accelerator = make_accelerator(loaded)
+    if accelerator.is_main_process:
+        _claim(run, loaded, overwrite)
+    accelerator.wait_for_everyone()
+    with _locked(run) if accelerator.is_main_process else contextlib.nullcontext():
+        data = open_data(loaded)
+        accelerator.wait_for_everyone()
+        newest = checkpoint.newest(run)
+        done = _step_of(newest)
+        if done >= loaded.steps:
+            return TrainResult(run, loaded.steps, done, ["already trained"])
+        built = build(loaded, data, device=str(accelerator.device), resume=newest)
+        loop = make_loop(built, accelerator, run, show_progress)
+        if newest is not None:
+            loop.restore(newest)
+        elif accelerator.is_main_process:
+            write_text(run / RECIPE, resolved_yaml(loaded))
+        try:
+            loop.go(resolved(loaded))
+        except OSError as error:
+            refuse_full_disk(error)
+            raise
+    return TrainResult(run, loaded.steps, loop.resumed_at, [*data.warnings, *built.notices])
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """accelerate, in the precision that the recipe or, as in LeRobot, the policy's dtype asks for."""
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    policy = recipe.policy
+    dtype = getattr(policy, "dtype", None)
+    if recipe.precision not in (None, "no", "bf16"):
+        raise UsageError(f"precision must be bf16, no or null, got {recipe.precision!r}")
+    precision = recipe.precision or {"bfloat16": "bf16"}.get(str(dtype), "no")
+    plugin: dict[str, Any] = {}
+    if recipe.sharding == "fsdp":
+        plugin["fsdp_plugin"] = fsdp_plugin()
+    elif recipe.sharding is not None:
+        raise UsageError(f"sharding must be fsdp or null, got {recipe.sharding!r}")
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=policy is not None and policy.device == "cpu",
+        step_scheduler_with_optimizer=False,
+        # The language model's last layer has no part in the flow loss, and adapters may be off.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        **plugin,
+    )
+
+
+def fsdp_plugin() -> Any:
+    """FSDP2 over decoder layers."""
+    from accelerate import FullyShardedDataParallelPlugin
+
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1_000_000, reshard_after_forward=True
+    )
+
+
+def make_loop(built: Built, accelerator: Accelerator, run: Path, show: bool) -> Loop:
+    """Optimizers, schedules and averages, all prepared."""
+    recipe = built.recipe
+    optimizers = {"actor": _adamw(built.module.policy, recipe, recipe.optimizer.learning_rate, accelerator)}
+    if built.critic is not None:
+        optimizers["critic"] = _adamw(built.critic, recipe, recipe.critic.learning_rate, accelerator)
+    schedule = _schedule(optimizers["actor"], recipe)
+    names = list(optimizers)
+    module, *prepared = accelerator.prepare(built.module, *optimizers.values())
+    optimizers = {n: getattr(o, "optimizer", o) for n, o in zip(names, prepared, strict=True)}
+    ema = None
+    if recipe.optimizer.ema is not None:
+        ema = Ema(accelerator.unwrap_model(module), recipe.optimizer.ema, recipe.optimizer.ema_device)
+    return Loop(built, accelerator, run, module, optimizers, schedule, ema, show=show)
+
+
+def _adamw(module: torch.nn.Module, recipe: Recipe, rate: float, accelerator: Accelerator) -> torch.optim.Optimizer:
+    parameters = list(trainable(module).values())
+    if not parameters:
+        raise UsageError("nothing of the policy is trained; look at policy.train_expert_only and lora")
+    settings = recipe.optimizer
+    return torch.optim.AdamW(
+        parameters,
+        lr=rate,
+        betas=(settings.betas[0], settings.betas[1]),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=accelerator.device.type in ("cuda", "cpu"),
+    )
+
+
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LRScheduler:
+    """LeRobot's cosine with warm-up."""
+    from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
+
+    settings = recipe.optimizer
+    return CosineDecayWithWarmupSchedulerConfig(
+        num_warmup_steps=min(settings.warmup_steps, recipe.steps),
+        num_decay_steps=recipe.steps,
+        peak_lr=settings.learning_rate,
+        decay_lr=settings.final_learning_rate,
+    ).build(optimizer, recipe.steps)
+
+
+def _claim(run: Path, recipe: Recipe, overwrite: bool) -> None:
+    """Make the run's folder, or check that what is there is this run.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    if not run.exists() or not any(p.name != ".lock" for p in run.iterdir()):
+        run.mkdir(parents=True, exist_ok=True)
+        return
+    if not (run / RECIPE).is_file():
+        if checkpoint.newest(run) is None and (run / METRICS).is_file():
+            return
+        raise UsageError(f"{run} holds something that is no run of igrft; give another --output_dir")
+    different = differing(recipe, read_yaml(run / RECIPE))
+    if not different:
+        return
+    if not overwrite:
+        raise UsageError(
+            f"{run} holds a run with another {different[0]}; give another --output_dir, or --overwrite to start anew"
+        )
+    for part in (checkpoint.CHECKPOINTS, "diagnosis", "report"):
+        shutil.rmtree(run / part, ignore_errors=True)
+    for file in (RECIPE, METRICS):
+        (run / file).unlink(missing_ok=True)
+
+
+def differing(recipe: Recipe, earlier: dict[str, Any]) -> list[str]:
+    """Dotted keys in which a run's recipe and this one differ, apart from those that change no result."""
+    now = _flat(resolved(recipe))
+    then = _flat(earlier)
+    keys = [k for k in (now | then) if now.get(k) != then.get(k)]
+    return sorted(k for k in keys if k.split(".")[0] not in _FREE)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items: Iterator[tuple[Any, Any]] = iter(value.items())
+    elif isinstance(value, list):
+        items = iter(enumerate(value))
+    else:
+        return {prefix[:-1]: value}
+    out: dict[str, Any] = {}
+    for key, part in items:
+        out.update(_flat(part, f"{prefix}{key}."))
+    return out
+
+
+def _step_of(folder: Path | None) -> int:
+    return int(folder.name) if folder is not None else 0
+
+
+@contextlib.contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Refuse a second process that trains into the same folder."""
+    with (run / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise IgrftError(f"{run} is being trained by another process; give another --output_dir") from None
+        yield

@@ -1,0 +1,340 @@
+"""From a recipe to policy, processors, critic and module; everything that can be refused early is refused here."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from igrft import columns as c
+from igrft.errors import IgrftError, UsageError, did_you_mean
+from igrft.models.actors import build_policy, looks_at_pictures, make_actor
+from igrft.models.critic import Critic, CriticConfig
+from igrft.models.load import WEIGHTS, CheckpointFolder, is_hub_id, load_config, load_critic, load_weights
+from igrft.models.processors import load_processors, make_processors
+from igrft.models.protocol import Actor, at_fractions
+from igrft.training.checks import check_recipe as check_data_settings
+from igrft.training.module import WEIGHTED, TrainingModule, value_weights
+from igrft.training.recipe import STAGES, Recipe
+from igrft.training.recipe_file import refuse_other_verbs
+
+if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
+
+    from igrft.training.data import TrainingData
+
+
+@dataclass
+class Built:
+    """What a run trains, before accelerate has seen it."""
+
+    recipe: Recipe
+    data: TrainingData
+    actor: Actor
+    preprocess: Any
+    postprocess: Any
+    critic: Critic | None
+    module: TrainingModule
+    advantage_steps: int
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def critic_settings(self) -> dict[str, Any]:
+        """What whoever loads the critic must know; ``critic/config.json``."""
+        assert self.critic is not None
+        rewards = self.recipe.rewards
+        trajectory, subtask = value_weights(self.recipe)
+        return {
+            "critic": self.critic.config.to_json(),
+            "layers": list(self.module.layers),
+            "trajectory_weight": trajectory,
+            "subtask_weight": subtask,
+            "discount": rewards.discount,
+            "advantage_steps": self.advantage_steps,
+            "reward_kind": rewards.kind,
+            "objective": self.recipe.objective.type,
+        }
+
+
+def check_recipe(recipe: Recipe, name: str) -> None:
+    """Refuse what no data could make right.
+
+    Raises:
+        UsageError: says the key and what it may be.
+    """
+    refuse_other_verbs(recipe, name, STAGES)
+    check_data_settings(recipe)
+    choices = (
+        ("exploration.type", recipe.exploration.type, ("interaction", "uniform")),
+        ("normalisation", recipe.normalisation, ("auto", "checkpoint", "dataset")),
+    )
+    for key, value, known in choices:
+        if value not in known:
+            raise UsageError(f"{name}: unknown {key} {value!r}{did_you_mean(str(value), known)}")
+    positive = (
+        ("steps", recipe.steps),
+        ("gradient_accumulation", recipe.gradient_accumulation),
+        ("log_every", recipe.log_every),
+        ("save_every", recipe.save_every),
+        ("objective.beta", recipe.objective.beta),
+        ("objective.weight_limit", recipe.objective.weight_limit),
+        ("objective.flow_samples", recipe.objective.flow_samples),
+        ("advantage.refresh", recipe.advantage.refresh),
+        ("critic.update_every", recipe.critic.update_every),
+        ("optimizer.learning_rate", recipe.optimizer.learning_rate),
+    )
+    for key, number in positive:
+        if not number > 0:
+            raise UsageError(f"{name}: {key} must be positive, got {number}")
+    if not 0 < recipe.objective.expectile < 1:
+        raise UsageError(f"{name}: objective.expectile must lie in (0, 1), got {recipe.objective.expectile}")
+    scale = recipe.objective.noise_scale
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        raise UsageError(f"{name}: objective.noise_scale must be [LOW, HIGH] with 0 < LOW <= HIGH, got {scale}")
+    if recipe.optimizer.ema is not None and not 0 < recipe.optimizer.ema < 1:
+        raise UsageError(f"{name}: optimizer.ema must lie in (0, 1) or be null, got {recipe.optimizer.ema}")
+    if recipe.policy is None and recipe.init_from is None:
+        raise UsageError(f"{name}: give a 'policy' with a type, or 'init_from' with a checkpoint")
+    if (
+        not recipe.critic.enabled
+        and recipe.objective.type in WEIGHTED
+        and (recipe.advantage.source == "critic" or recipe.objective.type == "iql")
+    ):
+        raise UsageError(
+            f"{name}: objective {recipe.objective.type!r} judges with the critic, which critic.enabled=false leaves "
+            "out; enable it, or give --advantage.source=columns"
+        )
+
+
+def policy_config(recipe: Recipe, *, fetch: bool = True) -> tuple[PreTrainedConfig, CheckpointFolder | None]:
+    """The policy's configuration without features, and the checkpoint that it starts from.
+
+    Args:
+        fetch: False leaves a checkpoint on the Hub where it is, if the recipe names the policy.
+
+    Raises:
+        UsageError: ``init_from`` is not there, or of another type of policy.
+    """
+    if recipe.init_from is None:
+        assert recipe.policy is not None
+        return copy.deepcopy(recipe.policy), None
+    if not fetch and recipe.policy is not None and is_hub_id(recipe.init_from):
+        return copy.deepcopy(recipe.policy), None
+    folder = CheckpointFolder.find(recipe.init_from)
+    held = load_config(folder.pretrained)
+    if recipe.policy is None:
+        return held, folder
+    if held.type != recipe.policy.type:
+        raise UsageError(
+            f"init_from {recipe.init_from} holds a {held.type!r} policy and the recipe trains a "
+            f"{recipe.policy.type!r}; give --policy.type={held.type} or another checkpoint"
+        )
+    config = copy.deepcopy(recipe.policy)
+    for key in ("max_state_dim", "max_action_dim"):
+        if hasattr(config, key):
+            # Widths are the weights' own; a run from nothing may have made its policy wider than the default.
+            setattr(config, key, getattr(held, key))
+    return config, folder
+
+
+def build(recipe: Recipe, data: TrainingData, *, device: str | None = None, resume: Path | None = None) -> Built:
+    """Build everything with weights, on ``device`` (None is the policy configuration's).
+
+    Args:
+        resume: the run's own checkpoint, whose processors and untrained weights are taken up again.
+
+    Raises:
+        UsageError, IgrftError: see the parts.
+    """
+    config, folder = policy_config(recipe)
+    if resume is not None:
+        # Adapters were merged into what the checkpoint holds: their base is where the run began.
+        folder = CheckpointFolder.find(resume) if recipe.lora.rank == 0 else folder
+    config.device = device or config.device
+    config.pretrained_path = None
+    put_features(config, data, folder is not None)
+    notices: list[str] = []
+    torch.manual_seed(recipe.seed)
+    policy = build_policy(config)
+    if folder is not None:
+        load_weights(policy, folder.pretrained / WEIGHTS)
+    if resume is not None:
+        pre, post, tokenizer = load_processors(config, CheckpointFolder.find(resume).pretrained, _tokenizer(recipe))
+    else:
+        pre, post, tokenizer = _processors(recipe, config, data, folder, notices)
+    actor = make_actor(policy, recipe.text, tokenizer)
+    _check_actor(recipe, actor)
+    if recipe.lora.rank > 0:
+        from igrft.training.lora import add_adapters
+
+        add_adapters(policy, recipe.lora)
+    policy.to(config.device)
+    steps = recipe.advantage.steps or actor.chunk_size
+    layers = at_fractions(recipe.critic.layers, actor.depth)
+    critic = _critic(recipe, actor, data, layers, folder, notices)
+    if critic is not None:
+        critic.to(config.device)
+    module = TrainingModule(actor, critic, layers, recipe)
+    return Built(recipe, data, actor, pre, post, critic, module, steps, notices)
+
+
+def is_ours(folder: CheckpointFolder) -> bool:
+    """Whether igrft trained a checkpoint: a critic stands beside it, or the run's recipe above it."""
+    return folder.critic is not None or (folder.pretrained.parent.parent.parent / "recipe.yaml").is_file()
+
+
+def open_data(recipe: Recipe) -> TrainingData:
+    """The recipe's datasets, checked.
+
+    Raises:
+        UsageError, IgrftError: see :mod:`igrft.training.checks`.
+    """
+    from igrft.training.data import TrainingData
+
+    config, _ = policy_config(recipe, fetch=False)
+    pictures = looks_at_pictures(config.type)
+    return TrainingData.open(
+        recipe, image_policy=pictures, chunk=len(config.action_delta_indices or [0]), has_text=pictures
+    )
+
+
+def put_features(config: PreTrainedConfig, data: TrainingData, started: bool) -> None:
+    """Tell a policy's configuration what the datasets hold.
+
+    Args:
+        started: whether the weights come from a checkpoint; otherwise the policy is made wide enough.
+
+    Raises:
+        UsageError: more dimensions than the policy takes.
+    """
+    config.input_features = dict(data.input_features)
+    config.output_features = dict(data.output_features)
+    for name, feature in {"state": config.robot_state_feature, "action": config.action_feature}.items():
+        key = f"max_{name}_dim"
+        most = getattr(config, key, None)
+        # π0.5 writes the state into its prompt: its width is nobody's.
+        if feature is None or most is None or feature.shape[0] <= most or (name, config.type[:4]) == ("state", "pi05"):
+            continue
+        if started:
+            raise UsageError(
+                f"the datasets' {name} has {feature.shape[0]} dimensions and the checkpoint's policy takes {most}; start "
+                f"from another checkpoint, or from none: --init_from=null --policy.{key}={feature.shape[0]}"
+            )
+        setattr(config, key, feature.shape[0])
+
+
+def _processors(
+    recipe: Recipe,
+    config: PreTrainedConfig,
+    data: TrainingData,
+    folder: CheckpointFolder | None,
+    notices: list[str],
+) -> tuple[Any, Any, Any]:
+    tokenizer = _tokenizer(recipe)
+    keep = folder is not None and (
+        recipe.normalisation == "checkpoint" or (recipe.normalisation == "auto" and is_ours(folder))
+    )
+    if recipe.normalisation == "checkpoint" and folder is None:
+        raise UsageError("normalisation: checkpoint needs init_from")
+    if keep:
+        assert folder is not None
+        notices.append(f"normalisation is that of {recipe.init_from}")
+        return load_processors(config, folder.pretrained, tokenizer)
+    return make_processors(config, data.stats, tokenizer)
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    """The tokenizer that the recipe names; None leaves it to LeRobot."""
+    name = recipe.text.tokenizer
+    if name is None:
+        return None
+    if name == "bytes":
+        from igrft.models.text import byte_tokenizer
+
+        return byte_tokenizer()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"text.tokenizer {name!r} cannot be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def _check_actor(recipe: Recipe, actor: Actor) -> None:
+    if recipe.objective.insulate and not actor.has_text:
+        raise UsageError(
+            f"objective.insulate keeps the flow loss out of the encoder of {actor.type!r}, which has nothing else to "
+            "learn from; give --objective.insulate=false"
+        )
+
+
+def _critic(
+    recipe: Recipe,
+    actor: Actor,
+    data: TrainingData,
+    layers: tuple[int, ...],
+    folder: CheckpointFolder | None,
+    notices: list[str],
+) -> Critic | None:
+    settings = recipe.critic
+    if not settings.enabled:
+        return None
+    config = critic_config(recipe, actor, data, layers)
+    torch.manual_seed(recipe.seed + 1)
+    critic = Critic(config)
+    if folder is None or folder.critic is None:
+        return critic
+    earlier, held = load_critic(folder.critic)
+    if held["layers"] != list(layers) or _without_q(earlier.config) != _without_q(config):
+        raise IgrftError(
+            f"init_from {recipe.init_from} holds a critic of other sizes ({json.dumps(held['critic'])}, layers "
+            f"{held['layers']}); give critic.* the same sizes, or a checkpoint without a critic"
+        )
+    own = critic.state_dict()
+    own.update({n: t for n, t in earlier.state_dict().items() if n in own})
+    critic.load_state_dict(own)
+    _compare(recipe, held, notices)
+    return critic
+
+
+def critic_config(recipe: Recipe, actor: Actor, data: TrainingData, layers: tuple[int, ...]) -> CriticConfig:
+    """Sizes of the recipe's critic on this actor."""
+    settings = recipe.critic
+    iql = recipe.objective.type == "iql"
+    return CriticConfig(
+        feature_width=actor.feature_width,
+        blocks=len(layers),
+        queries=settings.queries,
+        width=settings.width,
+        heads=settings.heads,
+        hidden=settings.hidden,
+        chunk_size=actor.chunk_size if iql else 0,
+        action_dim=data.features[c.ACTION].shape[0] if iql else 0,
+    )
+
+
+def _without_q(config: CriticConfig) -> dict[str, Any]:
+    return {k: v for k, v in config.to_json().items() if k not in ("chunk_size", "action_dim")}
+
+
+def _compare(recipe: Recipe, held: dict[str, Any], notices: list[str]) -> None:
+    """Tell where the critic that is taken over has learnt something else than this run asks of it."""
+    if held["reward_kind"] != recipe.rewards.kind or (held["objective"] == "iql") != (recipe.objective.type == "iql"):
+        notices.append(
+            f"the critic of {recipe.init_from} learnt {held['reward_kind']} rewards with {held['objective']}; this run "
+            f"trains it on {recipe.rewards.kind} ones with {recipe.objective.type}"
+        )
+    elif held["discount"] != recipe.rewards.discount:
+        notices.append(
+            f"the critic of {recipe.init_from} learnt discount {held['discount']}, this run has "
+            f"{recipe.rewards.discount}"
+        )
+
+
+def run_folder(recipe: Recipe, name: str) -> Path:
+    """Where the run lies: ``output_dir``, or ``runs/NAME`` below the working directory."""
+    return Path(recipe.output_dir).expanduser() if recipe.output_dir else Path("runs") / Path(name).stem

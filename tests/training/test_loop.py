@@ -1,0 +1,293 @@
+"""The loop: resuming, signals, disks, numbers that are none, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers import small_disk, tree_digest
+from safetensors.torch import load_file
+from tiny_recipe import TINY
+from training_sets import edit_column
+
+from igrft.errors import IgrftError, UsageError
+from igrft.models.load import load_checkpoint
+from igrft.training import checkpoint
+from igrft.training.loop import Loop
+from igrft.training.recipe import Recipe
+from igrft.training.run import train
+
+Make = Callable[..., Recipe]
+TIMES = ("seconds", "seconds_data", "samples_per_second", "memory_gb")
+RL = ("objective.type=ig_awr", "advantage.refresh=2", "critic.update_every=2", "objective.intervention_floor=1")
+
+
+def lines(run: Path) -> list[dict]:
+    found = [json.loads(t) for t in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in found]
+
+
+def weights(run: Path, part: str = "pretrained_model") -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints/last" / part / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+@pytest.mark.parametrize("settings", [(), RL, ("objective.type=iql",), ("critic.patience=1",)], ids=str)
+def test_a_killed_and_resumed_run_gives_the_same_bits(make_recipe, tmp_path, monkeypatch, settings) -> None:
+    train(make_recipe(*settings, output_dir=str(tmp_path / "whole")))
+    step = Loop._step
+
+    def dies(self, number, parts):
+        if number == 5:
+            raise Killed
+        return step(self, number, parts)
+
+    monkeypatch.setattr(Loop, "_step", dies)
+    with pytest.raises(Killed):
+        train(make_recipe(*settings))
+    monkeypatch.setattr(Loop, "_step", step)
+    assert train(make_recipe(*settings)).resumed_at == 3
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert lines(run) == lines(whole)
+    for part in ("pretrained_model", "critic"):
+        assert same(weights(run, part), weights(whole, part))
+    for name in ("samples", "heldout"):
+        a, b = (pq.read_table(r / "diagnosis" / name).sort_by([("step", "ascending")]) for r in (run, whole))
+        assert (a.num_rows == b.num_rows and a.equals(b)) or np.allclose(a["step"], b["step"])
+
+
+def test_a_finished_run_is_left_alone(make_recipe, tmp_path) -> None:
+    train(make_recipe())
+    before = tree_digest(tmp_path / "run")
+    assert train(make_recipe()).resumed_at == 6
+    assert tree_digest(tmp_path / "run") == before
+
+
+def test_another_recipe_in_the_same_folder_is_refused(make_recipe, tmp_path) -> None:
+    train(make_recipe())
+    with pytest.raises(UsageError, match=r"holds a run with another optimizer\.learning_rate"):
+        train(make_recipe("optimizer.learning_rate=0.1"))
+    train(make_recipe("optimizer.learning_rate=0.1"), overwrite=True)
+    assert len(lines(tmp_path / "run")) == 8
+
+
+def test_a_folder_that_is_no_run_is_refused(make_recipe, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("...")
+    with pytest.raises(UsageError, match="holds something that is no run"):
+        train(make_recipe(), overwrite=True)
+    assert (tmp_path / "run/thesis.tex").is_file()
+
+
+def test_only_the_newest_checkpoint_keeps_its_training_state(make_recipe, tmp_path) -> None:
+    train(make_recipe("save_every=1", "keep_checkpoints=2"))
+    kept = sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir())
+    assert kept == ["000005", "000006", "last"]
+    assert not (tmp_path / "run/checkpoints/000005/training_state").exists()
+    assert (tmp_path / "run/checkpoints/last").readlink() == Path("000006")
+
+
+def test_sigterm_saves_and_ends_cleanly(make_recipe, tmp_path, monkeypatch) -> None:
+    step = Loop._step
+
+    def signalled(self, number, parts):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number, parts)
+
+    monkeypatch.setattr(Loop, "_step", signalled)
+    with pytest.raises(IgrftError, match="stopped at step 2 of 6 and saved"):
+        train(make_recipe())
+    monkeypatch.setattr(Loop, "_step", step)
+    assert train(make_recipe()).resumed_at == 2
+    train(make_recipe(output_dir=str(tmp_path / "whole")))
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_indices(make_recipe, tmp_path, monkeypatch) -> None:
+    step = Loop._step
+
+    def poisons(self, number, parts):
+        if number == 5:
+            parts[0].batch.noise[2] = float("nan")
+        return step(self, number, parts)
+
+    monkeypatch.setattr(Loop, "_step", poisons)
+    with pytest.raises(IgrftError, match=r"step 5: the loss is nan; its batch was dataset .*: indices \d+, .*000003"):
+        train(make_recipe())
+    assert all(torch.isfinite(t).all() for t in weights(tmp_path / "run").values())
+    assert not (tmp_path / "run/checkpoints/000006").exists()
+
+
+def test_a_full_disk_during_a_checkpoint_leaves_the_last_one_intact(make_recipe, tmp_path) -> None:
+    with small_disk(tmp_path / "disk", "24m") as disk:
+        run = disk / "run"
+        train(make_recipe("steps=1", output_dir=str(run)))
+        before = tree_digest(run / "checkpoints/000001")
+        (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("\nsteps: 1\n", "\nsteps: 2\n"))
+        filler = disk / "filler"
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        filler.write_bytes(b"0" * max(0, free - 60_000))
+        with pytest.raises(
+            IgrftError, match=r"step 2: the checkpoint could not be written .*disk is full.*000001 is intact"
+        ):
+            train(make_recipe("steps=2", output_dir=str(run)))
+        assert tree_digest(run / "checkpoints/000001") == before
+        assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["000001", "last"]
+        filler.unlink()
+        assert train(make_recipe("steps=2", output_dir=str(run))).resumed_at == 1
+
+
+def test_accumulated_parts_equal_the_whole_batch(make_recipe, tmp_path) -> None:
+    train(make_recipe(*RL, output_dir=str(tmp_path / "one")))
+    train(make_recipe(*RL, "gradient_accumulation=4", output_dir=str(tmp_path / "four")))
+    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "four"), strict=True):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    one, four = weights(tmp_path / "one"), weights(tmp_path / "four")
+    assert all(torch.allclose(one[k], four[k], atol=2e-4) for k in one)
+
+
+TWO = """
+import json, sys, torch
+torch.set_num_threads(1)
+from igrft.training.recipe_file import recipe_from
+from igrft.training.run import train
+train(recipe_from(json.loads(sys.argv[1])))
+"""
+
+
+def test_two_processes_get_the_losses_of_one_with_the_double_batch(make_recipe, labelled, tmp_path) -> None:
+    """Each of two takes 4 samples of a batch of 8."""
+    value = {**json.loads(json.dumps(TINY)), "datasets": [{"root": str(labelled)}], "steps": 4, "save_every": 4}
+    value["objective"]["type"] = "ig_awr"
+    value["output_dir"] = str(tmp_path / "two")
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29571", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, json.dumps(value)], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(make_recipe("objective.type=ig_awr", "steps=4", "save_every=4", output_dir=str(tmp_path / "one")))
+    one = [x for x in lines(tmp_path / "one") if "loss" in x]
+    two = [x for x in lines(tmp_path / "two") if "loss" in x]
+    assert len(one) == len(two) == 4
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for key in ("loss", "loss_flow", "loss_critic", "grad_norm", "advantage_mean", "weight_mean"):
+            assert a[key] == pytest.approx(b[key], rel=1e-4), key
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(first[k], second[k], atol=1e-5) for k in first)
+    rows = [pq.read_table(tmp_path / n / "diagnosis/samples") for n in ("one", "two")]
+    assert rows[0].num_rows == rows[1].num_rows == 32
+
+
+def test_the_critic_stops_at_its_best_held_out_fit(make_recipe, tmp_path, monkeypatch) -> None:
+    fits = iter([0.1, 0.5, 0.4, 0.3, 0.9, 0.9])
+    monkeypatch.setattr("igrft.training.heldout.score", lambda found: next(fits))
+    train(make_recipe("critic.patience=2", "critic.evaluate_every=1", "save_every=2", "keep_checkpoints=9"))
+    stopped = [x for x in lines(tmp_path / "run") if "critic_stopped" in x]
+    assert stopped == [{"step": 4, "critic_stopped": {"best_step": 2, "fit": 0.5}}]
+    at_the_end = load_file(tmp_path / "run/checkpoints/000006/critic/model.safetensors")
+    at_the_stop = load_file(tmp_path / "run/checkpoints/000004/critic/model.safetensors")
+    assert same(at_the_end, at_the_stop)
+    assert "critic_grad_norm" not in lines(tmp_path / "run")[-2]
+
+
+def test_what_a_run_leaves(make_recipe, tmp_path) -> None:
+    train(make_recipe(*RL))
+    run = tmp_path / "run"
+    first = lines(run)[0]
+    expected = {
+        "step", "loss", "loss_flow", "loss_critic", "loss_value_trajectory", "loss_value_subtask", "loss_interaction",
+        "learning_rate", "critic_learning_rate", "grad_norm", "advantage_mean", "advantage_std", "weight_mean",
+        "clipped_share", "ess", "positive_share",
+    }  # fmt: skip
+    assert set(first) == expected
+    assert first["loss"] == pytest.approx(first["loss_flow"] + first["loss_critic"], rel=1e-5)
+    table = pq.read_table(run / "diagnosis/samples")
+    assert table.num_rows == 6 * 8
+    assert np.isfinite(table["weight"].to_numpy()).all()
+    heldout = [x for x in lines(run) if "heldout" in x]
+    assert [x["step"] for x in heldout] == [3, 6]
+    assert heldout[0]["heldout"]["episodes"] == 2
+    loaded = load_checkpoint(run, device="cpu")
+    assert loaded.settings["advantage_steps"] == 4
+    assert loaded.critic is not None
+
+
+def test_stages_are_chained(make_recipe, tmp_path) -> None:
+    train(make_recipe(output_dir=str(tmp_path / "sft")))
+    rl = make_recipe("objective.type=ig_awr", "steps=1", init_from=str(tmp_path / "sft"))
+    result = train(rl)
+    assert any("normalisation is that of" in n for n in result.notices)
+    a, b = (tmp_path / n / "checkpoints/last/pretrained_model" for n in ("sft", "run"))
+    name = "policy_preprocessor.json"
+    assert (a / name).is_file() and (b / name).is_file()
+    before, after = weights(tmp_path / "sft"), weights(tmp_path / "run")
+    assert all((before[k] - after[k]).abs().max() < 5e-3 for k in before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": "nowhere/at/all"}, "no folder 'nowhere/at/all'"),
+        ({"stage": "evil"}, "unknown stage 'evil'; did you mean 'eval'|unknown stage"),
+        ({"stage": "eval"}, "run: igrft eval"),
+    ],
+)
+def test_what_is_refused_before_training(make_recipe, tmp_path, changes, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(make_recipe(**changes))
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_init_from_another_architecture_is_refused(make_recipe, tmp_path) -> None:
+    train(make_recipe("steps=1", output_dir=str(tmp_path / "sft")))
+    wide = make_recipe(init_from=str(tmp_path / "sft"))
+    wide.policy.width = 32
+    with pytest.raises(IgrftError, match="does not fit StateFlowPolicy"):
+        train(wide)
+    tiny = make_recipe(
+        init_from=str(tmp_path / "sft"),
+        policy={"type": "pi05_tiny", "device": "cpu", "chunk_size": 4, "n_action_steps": 4},
+    )
+    with pytest.raises(UsageError, match="holds a 'state_flow' policy and the recipe trains a 'pi05_tiny'"):
+        train(tiny)
+
+
+def test_a_second_process_on_the_same_folder_is_refused(make_recipe, tmp_path) -> None:
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(IgrftError, match="is being trained by another process"):
+            train(make_recipe())
+
+
+def test_nan_labels_are_refused_before_anything_is_written(make_recipe, labelled, tmp_path) -> None:
+    import shutil
+
+    root = tmp_path / "broken"
+    shutil.copytree(labelled, root)
+    edit_column(root, "reward_subtask", lambda v, e: np.where(np.arange(len(v)) == 7, np.nan, v) if e == 3 else v)
+    with pytest.raises(IgrftError, match="episode 3, frame 7.*reward_subtask"):
+        train(make_recipe(datasets=[{"root": str(root)}]))
+    assert checkpoint.newest(tmp_path / "run") is None
