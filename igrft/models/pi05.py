@@ -14,7 +14,8 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor, nn
 
-from igrft.models.pi05_passes import Growing, Seen, prefix_pass, suffix_pass, write_token
+from igrft.models.pi05_caches import Growing, Seen
+from igrft.models.pi05_passes import How, prefix_pass, suffix_pass, write_token
 from igrft.models.pi05_processors import default_tokenizer
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
 from igrft.models.text import TargetWriter, make_writer
@@ -53,7 +54,7 @@ class Pi05Actor:
 
     Under autocast the layers' states are kept in its type, as openpi does; LeRobot's joint pass keeps float32.
     Cameras that a batch lacks, and columns in which no prompt has a word, are left out: nothing attends to them.
-    Pictures of type uint8 are scaled to 0 … 1.
+    Pictures of type uint8 are scaled to 0 … 1. ``policy.compile_model`` compiles the layers.
 
     Args:
         text: tokenizers; None is the policy's own, without action tokens. They are loaded when first needed.
@@ -115,7 +116,7 @@ class Pi05Actor:
             None if targets is None else targets.mask,
             padded=prompt.padded,
             write=targets is not None,
-            recompute=self._recompute,
+            how=self._how,
         )
         seen = Seen([k[:, :, :length] for k in seen.keys], [v[:, :, :length] for v in seen.values])
         features = Features(
@@ -146,7 +147,7 @@ class Pi05Actor:
             seen,
             cache.mask,
             padded=cache.padded,
-            recompute=self._recompute,
+            how=self._how,
         )
         with torch.autocast(states.device.type, enabled=False):
             flow = model.action_out_proj(states.to(model.action_out_proj.weight.dtype))
@@ -214,9 +215,10 @@ class Pi05Actor:
         return next(self.policy.parameters()).device
 
     @property
-    def _recompute(self) -> bool:
+    def _how(self) -> How:
         model = self.policy.model
-        return bool(model.gradient_checkpointing_enabled and model.training and torch.is_grad_enabled())
+        recompute = model.gradient_checkpointing_enabled and model.training and torch.is_grad_enabled()
+        return How(bool(recompute), bool(self.policy.config.compile_model))
 
 
 def _real_columns(mask: Tensor) -> tuple[int, bool]:

@@ -6,78 +6,21 @@ function: the same losses and gradients. Layers are called as modules, so that h
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
 
-from igrft.errors import IgrftError
 from igrft.models import pi05_attention as attend
+from igrft.models.pi05_caches import Given, Growing, Record, Seen
 
-
-@dataclass
-class Seen:
-    """Keys and values of every layer.
-
-    Attributes:
-        keys, values: a layer each, [B, K, N, D]; keys with their positions in them.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-
-
-class _Record:
-    """Stands where a cache stands: hands on a layer's keys and values, and keeps them."""
-
-    key: Tensor | None = None
-    value: Tensor | None = None
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, cache_kwargs: Any = None) -> tuple[Tensor, Tensor]:
-        self.key, self.value = key, value
-        return key, value
-
-    def kept(self) -> tuple[Tensor, Tensor]:
-        if self.key is None or self.value is None:
-            raise IgrftError(
-                "a layer of the language model kept no keys: Hugging Face's own gradient checkpointing is on; "
-                "set policy.gradient_checkpointing instead"
-            )
-        return self.key, self.value
-
-
-class _Given:
-    """Stands where a cache stands: a layer attends over these keys and values, not over its own."""
-
-    def __init__(self, key: Tensor, value: Tensor) -> None:
-        self.key, self.value = key, value
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, cache_kwargs: Any = None) -> tuple[Tensor, Tensor]:
-        return self.key, self.value
-
-
-class Growing:
-    """A layer's cache with room to write token by token.
-
-    Args:
-        key, value: [B, K, N, D], of the prefix.
-        room: tokens that can be added.
-    """
-
-    def __init__(self, key: Tensor, value: Tensor, room: int) -> None:
-        self.length = key.shape[2]
-        self._key, self._value = (nn.functional.pad(x, (0, 0, 0, room)) for x in (key, value))
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, cache_kwargs: Any = None) -> tuple[Tensor, Tensor]:
-        end = self.length + key.shape[2]
-        self._key[:, :, self.length : end] = key
-        self._value[:, :, self.length : end] = value
-        self.length = end
-        return self._key[:, :, :end], self._value[:, :, :end]
+#: Cosines and sines of rotary positions, [B, N, D] each.
+Turn = tuple[Tensor, Tensor]
 
 
 class _Hold(torch.autograd.Function):
@@ -105,6 +48,20 @@ def compute_dtype(model: Any) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
+@dataclass(frozen=True)
+class How:
+    """How layers are run.
+
+    Attributes:
+        recompute: keep no activations of a layer but its input, its keys and its values.
+        compiled: by torch.compile, which fuses what lies between the matrix products. A layer with hooks is run as
+            it is.
+    """
+
+    recompute: bool = False
+    compiled: bool = False
+
+
 def prefix_pass(
     model: Any,
     embedded: Tensor,
@@ -113,7 +70,7 @@ def prefix_pass(
     *,
     padded: bool = True,
     write: bool = False,
-    recompute: bool = False,
+    how: How = How(),
 ) -> tuple[Seen, Tensor | None]:
     """The language model over prompt and target tokens.
 
@@ -127,7 +84,6 @@ def prefix_pass(
         targets: bool [B, L], or None where L is 0.
         padded: whether ``prompt_mask`` has a false.
         write: whether rows are wanted from which tokens are predicted.
-        recompute: keep no activations of a layer but its input, its keys and its values.
 
     Returns:
         Keys and values of all N + L tokens, and, where ``write``, the final states of the last real prompt token
@@ -135,62 +91,26 @@ def prefix_pass(
     """
     hidden = embedded.to(compute_dtype(model))
     prompt = prompt_mask.shape[1]
-    positions = _positions(prompt_mask, targets)
-    turn = model.rotary_emb(hidden, positions)
+    turn = model.rotary_emb(hidden, _positions(prompt_mask, targets))
     mask = prompt_mask[:, None, None] if padded else None
     group = model.config.num_attention_heads // model.config.num_key_value_heads
     rows_mask = attend.target_mask(prompt_mask, targets, group) if write or targets is not None else None
-    last = (prompt_mask * torch.arange(prompt, device=prompt_mask.device)).argmax(dim=1) if write else None
-
-    def whole(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        record = _Record()
-        seen = None if targets is None or rows_mask is None else rows_mask[:, :, group:]
-        with attend.attention(layer, attend.PREFIX):
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                past_key_values=record,
-                position_embeddings=turn,
-                prompt=prompt,
-                target_mask=seen,
-            )
-        return hidden, *record.kept()
-
-    def rows(x: Tensor) -> Tensor:
-        assert last is not None
-        first = x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))
-        return torch.cat([first, x[:, prompt:]], dim=1)
-
-    def tail(layer: Any, hidden: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        key, value = _keys_values(layer, hidden, turn)
-        if not write:
-            return None, key, value
-        with attend.attention(layer, attend.PREFIX):
-            out = layer(
-                rows(hidden),
-                attention_mask=None,
-                past_key_values=_Given(key, value),
-                position_embeddings=(rows(turn[0]), rows(turn[1])),
-                prompt=0,
-                target_mask=rows_mask,
-            )
-        return out, key, value
-
+    targets_mask = None if targets is None or rows_mask is None else rows_mask[:, :, group:]
+    last = (prompt_mask * torch.arange(prompt, device=prompt_mask.device)).argmax(dim=1)
+    seen, written = Seen([], []), None
     layers = list(model.layers)
-    seen = Seen([], [])
     for layer in layers[:-1]:
-        hidden, key, value = _run(whole, recompute, layer, hidden)
-        seen.keys.append(key)
-        seen.values.append(value)
+        hidden, key, value = _run(_whole, how, layer, hidden, turn, mask, targets_mask, prompt)
+        seen.add(key, value)
     if _is_bare(layers[-1]):
-        written, key, value = _run(tail, recompute, layers[-1], hidden)
+        written, key, value = _run(_tail, how, layers[-1], hidden, turn, last, rows_mask if write else None, prompt)
     else:
-        hidden, key, value = _run(whole, recompute, layers[-1], hidden)
-        written = rows(hidden) if write else None
-        if not write:
+        hidden, key, value = _run(_whole, how, layers[-1], hidden, turn, mask, targets_mask, prompt)
+        if write:
+            written = _rows(hidden, last, prompt)
+        else:
             key, value = _Hold.apply(key, hidden), _Hold.apply(value, hidden)
-    seen.keys.append(key)
-    seen.values.append(value)
+    seen.add(key, value)
     return seen, None if written is None else model.norm(written)[0]
 
 
@@ -203,7 +123,7 @@ def suffix_pass(
     prompt_mask: Tensor,
     *,
     padded: bool = True,
-    recompute: bool = False,
+    how: How = How(),
 ) -> Tensor:
     """The action expert over noisy chunks and the prefix's cache.
 
@@ -225,21 +145,8 @@ def suffix_pass(
     turn = rotary_emb(hidden, positions.repeat_interleave(draws, dim=0))
     group = model.config.num_attention_heads // model.config.num_key_value_heads
     mask = attend.suffix_mask(prompt_mask, draws, chunk, group, padded=padded)
-
-    def step(layer: Any, hidden: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        with attend.attention(layer, attend.SUFFIX):
-            out: Tensor = layer(
-                hidden,
-                attention_mask=mask,
-                position_embeddings=turn,
-                adarms_cond=cond,
-                seen_keys=key,
-                seen_values=value,
-            )
-        return out
-
     for layer, key, value in zip(model.layers, seen.keys, seen.values, strict=True):
-        hidden = _run(step, recompute, layer, hidden, key, value)
+        hidden = _run(_adapted, how, layer, hidden, turn, cond, mask, key, value)
     out: Tensor = model.norm(hidden, cond)[0]
     return out
 
@@ -271,13 +178,71 @@ def write_token(model: Any, embedded: Tensor, position: Tensor, caches: Sequence
     return out
 
 
+def _whole(
+    layer: Any, hidden: Tensor, turn: Turn, mask: Tensor | None, targets_mask: Tensor | None, prompt: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer of the language model over all tokens: states, keys, values."""
+    record = Record()
+    with attend.attention(layer, attend.PREFIX):
+        hidden = layer(
+            hidden,
+            attention_mask=mask,
+            past_key_values=record,
+            position_embeddings=turn,
+            prompt=prompt,
+            target_mask=targets_mask,
+        )
+    return hidden, *record.kept()
+
+
+def _tail(
+    layer: Any, hidden: Tensor, turn: Turn, last: Tensor, rows_mask: Tensor | None, prompt: int
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The last layer: keys and values of all tokens, states of the rows that write, if any do."""
+    key, value = _keys_values(layer, hidden, turn)
+    if rows_mask is None:
+        return None, key, value
+    with attend.attention(layer, attend.PREFIX):
+        written = layer(
+            _rows(hidden, last, prompt),
+            attention_mask=None,
+            past_key_values=Given(key, value),
+            position_embeddings=(turn[0][:, :_rows(hidden, last, prompt).shape[1]], turn[1][:, :_rows(hidden, last, prompt).shape[1]]),
+            prompt=0,
+            target_mask=rows_mask,
+        )
+    return written, key, value
+
+
+def _adapted(
+    layer: Any, hidden: Tensor, turn: Turn, cond: Tensor, mask: Tensor | None, key: Tensor, value: Tensor
+) -> Tensor:
+    """A layer of the action expert."""
+    with attend.attention(layer, attend.SUFFIX):
+        out: Tensor = layer(
+            hidden,
+            attention_mask=mask,
+            position_embeddings=turn,
+            adarms_cond=cond,
+            seen_keys=key,
+            seen_values=value,
+        )
+    return out
+
+
+def _rows(x: Tensor, last: Tensor, prompt: int) -> Tensor:
+    """[B, N + L, W] to [B, 1 + L, W]: the prompt's last real token and the targets."""
+    first = x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))
+    return torch.cat([first, x[:, prompt:]], dim=1)
+
+
 def _positions(prompt_mask: Tensor, targets: Tensor | None) -> Tensor:
     """int64 [B, N + L]: real tokens are counted from 0."""
     mask = prompt_mask if targets is None else torch.cat([prompt_mask, targets], dim=1)
     return torch.cumsum(mask, dim=1) - 1
 
 
-def _keys_values(layer: Any, hidden: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _keys_values(layer: Any, hidden: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
     """What a layer would put into its cache, without attention and MLP."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)[0]
@@ -292,7 +257,15 @@ def _is_bare(layer: Any) -> bool:
     return "self_attn" in layer._modules and not layer._forward_pre_hooks and not hasattr(layer, "_hf_hook")
 
 
-def _run(function: Callable[..., Any], recompute: bool, *args: Any) -> Any:
-    if recompute:
-        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
-    return function(*args)
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One graph serves all layers of a model."""
+    return torch.compile(function)
+
+
+def _run(function: Callable[..., Any], how: How, layer: Any, *args: Any) -> Any:
+    if how.compiled and _is_bare(layer):
+        function = _compiled(function)
+    if how.recompute:
+        return checkpoint(function, layer, *args, use_reentrant=False, preserve_rng_state=False)
+    return function(layer, *args)

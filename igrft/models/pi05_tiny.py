@@ -34,7 +34,7 @@ HEADS = 8
 @PreTrainedConfig.register_subclass("pi05_tiny")
 @dataclass
 class TinyPI05Config(PI05Config):
-    """π0.5 with sizes as settings; 0.5 M parameters as they stand.
+    """π0.5 with sizes as settings; 0.4 M parameters as they stand.
 
     Attributes:
         width, mlp_width: of the language model. ``expert_width``, ``expert_mlp_width``: of the action expert.
@@ -51,10 +51,10 @@ class TinyPI05Config(PI05Config):
     image_resolution: tuple[int, int] = (28, 28)
     tokenizer_max_length: int = 160
 
-    width: int = 64
-    mlp_width: int = 128
-    expert_width: int = 48
-    expert_mlp_width: int = 96
+    width: int = 48
+    mlp_width: int = 96
+    expert_width: int = 32
+    expert_mlp_width: int = 64
     depth: int = 6
     head_width: int = 16
     vocabulary: int = 512

@@ -75,13 +75,14 @@ def save(run: Path, step: int, state: RunState, *, keep: int | None, main: bool 
         IgrftError: the disk is full or refuses; earlier checkpoints are as they were.
     """
     gathered = _gather(state)
+    optimizers = {name: _gather_optimizer(o) for name, o in state.optimizers.items()}
     target = folder_of(run, step)
     if not main:
         return target
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        _write(temporary, step, state, gathered)
+        _write(temporary, step, state, gathered, optimizers)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
         _point(run / CHECKPOINTS / LAST, target.name)
@@ -114,7 +115,33 @@ def _gather(state: RunState) -> dict[str, dict[str, Tensor]]:
     return {"module": module, "ema": average, "policy": policy, "critic": critic}
 
 
-def _write(folder: Path, step: int, state: RunState, gathered: Mapping[str, dict[str, Tensor]]) -> None:
+def _gather_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state with every tensor whole."""
+    held = optimizer.state_dict()
+    state = {i: {k: whole(v) if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in held["state"].items()}
+    return {"state": state, "param_groups": held["param_groups"]}
+
+
+def _fill_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Load an optimizer's state, spread as its parameters are."""
+    from lerobot.optim.optimizers import load_optimizer_state_dict
+
+    held = load_optimizer_state_dict(folder)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        int(i): {k: _spread(v, parameters[int(i)]) if v.shape == parameters[int(i)].shape else v for k, v in s.items()}
+        for i, s in held["state"].items()
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": held["param_groups"]})
+
+
+def _write(
+    folder: Path,
+    step: int,
+    state: RunState,
+    gathered: Mapping[str, dict[str, Tensor]],
+    optimizers: Mapping[str, dict[str, Any]],
+) -> None:
     from lerobot.optim.optimizers import save_optimizer_state
     from lerobot.optim.schedulers import save_scheduler_state
     from lerobot.utils.random_utils import save_rng_state
@@ -135,7 +162,7 @@ def _write(folder: Path, step: int, state: RunState, gathered: Mapping[str, dict
         save_file(_plain(gathered["ema"]), training / _EMA)
     for name, optimizer in state.optimizers.items():
         (training / name).mkdir()
-        save_optimizer_state(optimizer, training / name)
+        save_optimizer_state(optimizer, training / name, optim_state_dict=optimizers[name])
     save_scheduler_state(state.schedule, training)
     save_rng_state(training)
     write_json(training / STATE, {"step": step, "ema_updates": state.ema.updates if state.ema else 0, **state.extra})
@@ -150,7 +177,6 @@ def restore(folder: Path, state: RunState) -> dict[str, Any]:
     Raises:
         IgrftError: the checkpoint is of another run, or damaged.
     """
-    from lerobot.optim.optimizers import load_optimizer_state
     from lerobot.optim.schedulers import load_scheduler_state
     from lerobot.utils.random_utils import load_rng_state
 
@@ -173,7 +199,7 @@ def restore(folder: Path, state: RunState) -> dict[str, Any]:
                 _copy(tensor, averages[name])
             state.ema.updates = int(found["ema_updates"])
         for name, optimizer in state.optimizers.items():
-            load_optimizer_state(optimizer, training / name)
+            _fill_optimizer(optimizer, training / name)
         load_scheduler_state(state.schedule, training)
         load_rng_state(training)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -186,12 +212,17 @@ def restore(folder: Path, state: RunState) -> dict[str, Any]:
 
 @torch.no_grad()
 def _copy(target: Tensor, value: Tensor) -> None:
-    if hasattr(target, "full_tensor"):
-        from torch.distributed.tensor import DTensor, distribute_tensor
+    target.copy_(_spread(value, target))
 
-        assert isinstance(target, DTensor)
-        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
-    target.copy_(value)
+
+def _spread(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` spread over processes as ``like`` is; itself where that is whole."""
+    if not hasattr(like, "full_tensor"):
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -318,7 +318,7 @@ def _check_spread(datasets: Sequence[DatasetReader], labels: Sequence[FrameLabel
         raise IgrftError(f"{names}: no frame is left to train the critic on; lower critic.holdout, or add episodes")
     if constant("return_trajectory") and constant("return_subtask"):
         todo = (
-            "with a sparse reward successes alone say the same everywhere; add failures, or set rewards.discount below 1"
+            "successes alone with a sparse reward say the same everywhere; add failures or set rewards.discount below 1"
             if recipe.rewards.kind == "sparse"
             else "label the dataset again, or train without: --critic.enabled=false"
         )

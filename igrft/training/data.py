@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lerobot.configs import PolicyFeature
-from lerobot.utils.constants import OBS_ENV_STATE
+from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.utils.feature_utils import dataset_to_policy_features
-from torch import Tensor
 
 from igrft import columns as c
 from igrft.dataset.files import STATS, read_json
@@ -23,62 +21,16 @@ from igrft.dataset.labels import open_dataset
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 from igrft.training import checks
-from igrft.training.frames import Frames, MemoryFrames, Observation, concatenated, read_matrix, read_tasks
+from igrft.training.batches import Part, RawBatch, batches, by_dataset
+from igrft.training.frames import STATES, Frames, MemoryFrames, read_matrix, read_tasks
 from igrft.training.labels import WEIGHTED, FrameLabels, frame_labels
 from igrft.training.mixture import BatchPlan
 from igrft.training.recipe import DatasetEntry, Recipe
 
-#: Batches that a worker holds ready.
-_PREFETCH = 2
+#: Workers that are started where nobody says how many.
+_MOST_WORKERS = 16
 
 Stats = dict[str, dict[str, np.ndarray]]
-
-
-@dataclass
-class RawBatch:
-    """A batch before LeRobot's preprocessor.
-
-    Attributes:
-        observation: by LeRobot's names: states float32 [B, d], cameras uint8 [B, 3, H, W], ``action`` float32
-            [B, chunk, d], ``action_is_pad`` bool [B, chunk], ``task`` list[str].
-        next_observation: the same without actions N frames later (at most the episode's last), or None.
-        subtasks: name of each frame's subtask, "" where there is none.
-        labels: [B] each; see :class:`igrft.training.labels.FrameLabels`.
-        dataset: number in the recipe's list, int64 [B].
-        index: absolute frame index in its dataset, int64 [B].
-    """
-
-    observation: Observation
-    next_observation: Observation | None
-    subtasks: list[str]
-    labels: dict[str, Tensor]
-    dataset: Tensor
-    index: Tensor
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def to(self, device: torch.device | str) -> RawBatch:
-        """The same with its tensors on ``device``."""
-        return self._each(lambda t: t.to(device, non_blocking=True))
-
-    def pin_memory(self) -> RawBatch:
-        """The same in page-locked memory; a DataLoader calls this."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> RawBatch:
-        def mapped(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()}
-
-        later = None if self.next_observation is None else mapped(self.next_observation)
-        return RawBatch(
-            mapped(self.observation),
-            later,
-            self.subtasks,
-            mapped(self.labels),
-            change(self.dataset),
-            change(self.index),
-        )
 
 
 @dataclass(frozen=True)
@@ -252,8 +204,8 @@ class TrainingData:
 
         Args:
             workers: processes that read pictures; None is the recipe's ``num_workers``, or else one a core, shared
-                by the processes on this machine. Without pictures none are started.
-            device: batches for a CUDA device come in page-locked memory.
+                by the processes on this machine, and 16 at most. Without pictures none are started.
+            device: observations for a CUDA device come in page-locked memory.
 
         Raises:
             UsageError: a batch that cannot be divided so (at once).
@@ -266,7 +218,7 @@ class TrainingData:
             for part in range(accumulation)
         )
         count = (stop_step - start_step) * accumulation
-        return self._batches(parts, count, self.has_next, self._workers(workers, world), device)
+        return self._stream(parts, count, self.has_next, workers, world, device)
 
     @property
     def has_heldout(self) -> bool:
@@ -304,40 +256,31 @@ class TrainingData:
         picked = ((np.arange(count) + 0.5) * len(index) / max(count, 1)).astype(np.int64)[rank::world]
         edges = [*range(0, len(picked), batch_size), len(picked)]
         parts = [(dataset[picked[a:b]], index[picked[a:b]]) for a, b in pairwise(edges) if b > a]
-        return self._batches(parts, len(parts), False, self._workers(workers, world), device)
+        return self._stream(parts, len(parts), False, workers, world, device)
 
-    def _workers(self, workers: int | None, world: int) -> int:
-        chosen = self.recipe.num_workers if workers is None else workers
-        return max(1, (os.cpu_count() or 1) // world) if chosen is None else chosen
-
-    def _drawn(self, dataset: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Absolute indices for positions among the frames used."""
-        index = np.empty_like(position)
-        for number in np.unique(dataset):
-            at = dataset == number
-            index[at] = self.entries[number].used[position[at]]
-        return dataset, index
-
-    def _batches(
+    def _stream(
         self,
-        parts: Iterable[tuple[np.ndarray, np.ndarray]],
+        parts: Iterable[Part],
         count: int,
         next_too: bool,
-        workers: int,
+        workers: int | None,
+        world: int,
         device: torch.device | str,
     ) -> Iterator[RawBatch]:
-        gather = _Gather([held.labels for held in self.entries], self.frames, next_too)
-        if workers < 1 or not self.entries[0].cameras:
-            return (_delivered(gather[part]) for part in parts)
-        loader = torch.utils.data.DataLoader(
-            gather,
-            batch_size=None,
-            sampler=_Parts(parts, count),  # type: ignore[arg-type]
-            num_workers=min(workers, max(count, 1)),
-            prefetch_factor=_PREFETCH,
-            pin_memory=torch.device(device).type == "cuda",
-        )
-        return (_delivered(batch) for batch in loader)
+        chosen = self.recipe.num_workers if workers is None else workers
+        if not self.entries[0].cameras:
+            chosen = 0
+        elif chosen is None:
+            chosen = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // world))
+        labels = [held.labels for held in self.entries]
+        return batches(self.frames, labels, parts, count, next_too=next_too, workers=chosen, device=device)
+
+    def _drawn(self, dataset: np.ndarray, position: np.ndarray) -> Part:
+        """Absolute indices for positions among the frames used."""
+        index = np.empty_like(position)
+        for number, at in by_dataset(dataset):
+            index[at] = self.entries[number].used[position[at]]
+        return dataset, index
 
 
 def needs_next(recipe: Recipe) -> bool:
@@ -350,92 +293,18 @@ def cameras_with_files(dataset: DatasetReader) -> list[str]:
     return [camera for camera in dataset.cameras if dataset.camera_has_files(camera)]
 
 
-@dataclass
-class _Failure:
-    """An error on its way from a worker; raised there, it would come wrapped in a traceback."""
-
-    error: IgrftError
-
-
-def _delivered(batch: RawBatch | _Failure) -> RawBatch:
-    if isinstance(batch, _Failure):
-        raise batch.error
-    return batch
-
-
-class _Parts:
-    """A sampler of as many parts as it says."""
-
-    def __init__(self, parts: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> None:
-        self.parts = parts
-        self.count = count
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return iter(self.parts)
-
-    def __len__(self) -> int:
-        return self.count
-
-
-class _Gather(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    """Whole batches by (dataset, index): what a worker holds."""
-
-    def __init__(self, labels: Sequence[FrameLabels], frames: Sequence[Frames], next_too: bool) -> None:
-        self.labels = labels
-        self.frames = frames
-        self.next_too = next_too
-
-    def __getitem__(self, part: tuple[np.ndarray, np.ndarray]) -> RawBatch | _Failure:
-        try:
-            return self._batch(*part)
-        except IgrftError as error:
-            return _Failure(error)
-
-    def _batch(self, dataset: np.ndarray, index: np.ndarray) -> RawBatch:
-        now: list[tuple[np.ndarray, Observation]] = []
-        later: list[tuple[np.ndarray, Observation]] = []
-        labels: list[tuple[np.ndarray, Observation]] = []
-        for number in np.unique(dataset):
-            at = np.flatnonzero(dataset == number)
-            observation, following = self.frames[number].gather(index[at], next_too=self.next_too)
-            now.append((at, observation))
-            if following is not None:
-                later.append((at, following))
-            labels.append((at, _labels_at(self.labels[number], index[at])))
-        size = len(index)
-        merged = concatenated(labels, size)
-        return RawBatch(
-            observation=concatenated(now, size),
-            next_observation=concatenated(later, size) if later else None,
-            subtasks=merged.pop("subtasks"),
-            labels=merged,
-            dataset=torch.from_numpy(dataset),
-            index=torch.from_numpy(index),
-        )
-
-
-def _labels_at(labels: FrameLabels, index: np.ndarray) -> Observation:
-    out: Observation = {name: torch.from_numpy(values) for name, values in labels.take(index).items()}
-    names = labels.subtask_names
-    out["subtasks"] = [names[i] if 0 <= i < len(names) else "" for i in labels.subtask[index].tolist()]
-    return out
-
-
 def _labelled(
     entry: DatasetEntry, reader: DatasetReader, cameras: list[str], recipe: Recipe, chunk: int
 ) -> LabelledSet:
     steps = recipe.advantage.steps or chunk
     memory = None if cameras else MemoryFrames(reader, chunk, steps if needs_next(recipe) else None)
-    state = memory.states[c.STATE].numpy() if memory and c.STATE in memory.states else None
-    if state is None and c.STATE in reader.features:
-        state = read_matrix(reader, c.STATE)
-    labels = frame_labels(reader, recipe, steps, episodes=entry.episodes, state=state)
-    if state is not None:
-        checks.check_numbers(reader, labels, state, c.STATE)
-    action = memory.action if memory else read_matrix(reader, c.ACTION)
-    checks.check_numbers(reader, labels, action, c.ACTION)
-    if memory and OBS_ENV_STATE in memory.states:
-        checks.check_numbers(reader, labels, memory.states[OBS_ENV_STATE].numpy(), OBS_ENV_STATE)
+    states = {name: read_matrix(reader, name) for name in STATES if name in reader.features and memory is None}
+    if memory is not None:
+        states = {name: values.numpy() for name, values in memory.states.items()}
+    labels = frame_labels(reader, recipe, steps, episodes=entry.episodes, state=states.get(c.STATE))
+    action = read_matrix(reader, c.ACTION) if memory is None else memory.action
+    for name, values in (*states.items(), (c.ACTION, action)):
+        checks.check_numbers(reader, labels, values, name)
     if memory is None:
         read_tasks(reader)
     if any(reader.features[camera]["dtype"] == "video" for camera in cameras):
@@ -444,7 +313,7 @@ def _labelled(
 
 
 def _policy_features(reader: DatasetReader, cameras: Sequence[str]) -> dict[str, PolicyFeature]:
-    wanted = [c.STATE, OBS_ENV_STATE, *cameras, c.ACTION]
+    wanted = [*STATES, *cameras, c.ACTION]
     declared = {
         name: {**reader.features[name], "shape": tuple(reader.features[name]["shape"])}
         for name in wanted
@@ -466,19 +335,25 @@ def _stats_of(reader: DatasetReader) -> Stats:
 
 
 def _aggregated(readers: Sequence[DatasetReader], features: Mapping[str, PolicyFeature]) -> Stats:
-    """Statistics of the policy's features over all datasets, weighted by their frames."""
+    """Statistics of the policy's features over all datasets, weighted by their frames.
+
+    Those of a camera may be missing: most policies take pictures as they are.
+    """
     needed = ("min", "max", "mean", "std", "count")
-    found: list[Stats] = []
-    for reader in readers:
-        stats = _stats_of(reader)
-        for name in features:
-            lacks = next((k for k in needed if k not in stats.get(name, {})), None)
-            if lacks is not None:
-                raise IgrftError(
-                    f"{reader.root / STATS} has no {lacks} of {name!r}, by which policies normalise; convert the "
-                    "recording again (igrft convert computes it)"
-                )
-        found.append({name: stats[name] for name in features})
+    found = [_stats_of(reader) for reader in readers]
+    whole = []
+    for name, feature in features.items():
+        lacks = [
+            (r, k) for r, stats in zip(readers, found, strict=True) for k in needed if k not in stats.get(name, {})
+        ]
+        if lacks and feature.type is not FeatureType.VISUAL:
+            raise IgrftError(
+                f"{lacks[0][0].root / STATS} has no {lacks[0][1]} of {name!r}, by which policies normalise; convert "
+                "the recording again (igrft convert computes it)"
+            )
+        if not lacks:
+            whole.append(name)
+    found = [{name: stats[name] for name in whole} for stats in found]
     if len(found) == 1:
         return found[0]
     # Costs seconds.

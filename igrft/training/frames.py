@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from lerobot.utils.constants import OBS_ENV_STATE
 from torch import Tensor
 
 from igrft import columns as c
@@ -20,7 +19,7 @@ from igrft.errors import IgrftError
 ACTION_IS_PAD = "action_is_pad"
 TASK = "task"
 #: The low-dimensional columns that policies look at.
-STATES = (c.STATE, OBS_ENV_STATE)
+STATES = (c.STATE, c.ENVIRONMENT_STATE)
 
 Observation = dict[str, Any]
 

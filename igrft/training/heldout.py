@@ -41,9 +41,18 @@ def look(module: TrainingModule, inputs: Inputs, step: int, batch_size: int, fra
     return np.concatenate(rows) if rows else np.zeros((0, len(HELDOUT_COLUMNS)))
 
 
-def fit(rows: np.ndarray) -> dict[str, Any]:
-    """R² of both values, precision and recall of the interaction at probability 1/2; NaN where undefined."""
+def fit(rows: np.ndarray, one_value: tuple[float, float] | None = None) -> dict[str, Any]:
+    """R² of both values, precision and recall of the interaction at probability 1/2; NaN where undefined.
+
+    Args:
+        one_value: where the trajectory head alone holds V (IQL), the weights of its reward's components; the
+            other head, which is not trained then, has no fit.
+    """
     column = {name: rows[:, i] for i, name in enumerate(HELDOUT_COLUMNS)}
+    if one_value is not None:
+        trajectory, subtask = one_value
+        column["return_trajectory"] = trajectory * column["return_trajectory"] + subtask * column["return_subtask"]
+        column["return_subtask"] = np.zeros(len(rows))
     predicted, true = column["interaction_probability"] > 0.5, column["interaction"] > 0.5
     hits = float((predicted & true).sum())
     keys = np.stack([column["dataset"], column["episode"]], axis=1)

@@ -19,7 +19,8 @@ from igrft.errors import IgrftError
 from igrft.training import checkpoint, heldout
 from igrft.training.ema import Ema
 from igrft.training.inputs import Inputs
-from igrft.training.lora import trainable
+from igrft.training.labels import reward_weights
+from igrft.training.lora import trainable, whole
 from igrft.training.module import StepBatch, TrainingModule
 from igrft.training.recorder import HELDOUT, HELDOUT_COLUMNS, Metrics, SampleRecorder, table_of
 
@@ -193,7 +194,7 @@ class Loop:
         norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.optimizer.clip or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return torch.as_tensor(norm).detach().float()
+        return whole(torch.as_tensor(norm).detach()).float()
 
     def _next_rate(self) -> None:
         """The schedule is the actor's; the critic's rate rises and falls by the same factor."""
@@ -275,7 +276,8 @@ class Loop:
         size = self.recipe.batch_size // (self.accelerator.num_processes * self.recipe.gradient_accumulation)
         with self.accelerator.autocast():
             rows = heldout.look(self.inner, self.inputs, step, size, settings.evaluate_frames)
-        found = heldout.fit(rows)
+        one_value = reward_weights(self.recipe) if self.recipe.objective.type == "iql" else None
+        found = heldout.fit(rows, one_value)
         if metrics is not None:
             from igrft.dataset.parquet import write_table
 

@@ -120,11 +120,15 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def fsdp_plugin() -> Any:
-    """FSDP2 over decoder layers."""
+    """FSDP2: parameters, gradients, optimizer and averages are spread over the processes.
+
+    Between forward and backward the weights stay whole: keys and values leave a layer beside its output, and
+    gradients that come back through them alone would find its weights gone.
+    """
     from accelerate import FullyShardedDataParallelPlugin
 
     return FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1_000_000, reshard_after_forward=True
+        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1_000_000, reshard_after_forward=False
     )
 
 

@@ -244,6 +244,7 @@ def _processors(
         assert folder is not None
         notices.append(f"normalisation is that of {recipe.init_from}")
         return load_processors(config, folder.pretrained, tokenizer)
+    data.check_normalisation(config.normalization_mapping)
     return make_processors(config, data.stats, tokenizer)
 
 

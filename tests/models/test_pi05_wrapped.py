@@ -74,3 +74,20 @@ def test_adapters_get_gradients_in_every_layer():
     (after.mean() + prefix.text_loss.mean()).backward()
     trained = {n for n, p in policy.named_parameters() if "lora_B" in n and p.grad is not None and p.grad.any()}
     assert len(trained) == 3 * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_give_the_same_gradients(checkpointing):
+    """One graph a kind of layer and of shape, whatever the number of layers."""
+    from torch._dynamo.utils import counters
+
+    batch, (noise, time) = tiny_batch(), draws(3, 2)
+    for with_text in (False, True):
+        plain = Root(tiny_policy(gradient_checkpointing=checkpointing, depth=5), with_text)
+        loss = plain(batch, noise, time)
+        compiled = Root(tiny_policy(gradient_checkpointing=checkpointing, depth=5, compile_model=True), with_text)
+        again = compiled(batch, noise, time)
+        torch.testing.assert_close(again, loss, rtol=1e-5, atol=1e-5)
+        assert largest_difference(gradients(compiled, again), gradients(plain, loss)) < 1e-5
+    assert counters["stats"]["unique_graphs"] <= 16 and not counters["graph_break"]

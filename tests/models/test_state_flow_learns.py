@@ -99,3 +99,30 @@ def learn(steps, demonstrations=100, seed=0, episodes=50, rate=4e-3, **kwargs):
         return after(actor.sample(batch)).numpy()
 
     return problem.success_rate(act, seed=seed + 1000, n=episodes, take=CHUNK), seconds
+
+
+def test_the_demonstrations_pass_the_pillar_on_both_sides_and_succeed():
+    episodes = problem.demonstrations(0, 60)
+    assert max(len(e.action) for e in episodes) < problem.HORIZON
+    at_pillar = [(np.abs(e.state[:, 0]) < 0.1) & (e.state[:, 2] > 0) for e in episodes]
+    sides = [e.state[rows, 1].mean() > 0 for e, rows in zip(episodes, at_pillar, strict=True) if rows.any()]
+    assert 0.3 < np.mean(sides) < 0.7
+
+
+def test_it_begins_to_learn_in_a_few_seconds():
+    rate, _ = learn(350)
+    assert rate >= 0.6
+
+
+def test_an_untrained_policy_solves_nothing():
+    rate, _ = learn(0)
+    assert rate == 0
+
+
+@pytest.mark.slow
+def test_it_learns_to_succeed_within_ten_seconds_on_one_core():
+    results = [learn(1250, seed=seed) for seed in (0, 1)]
+    rates, seconds = zip(*results, strict=True)
+    print(f"state_flow: success {rates} after {', '.join(f'{s:.1f}' for s in seconds)} s on one core")
+    assert min(rates) >= 0.9
+    assert min(seconds) <= 10

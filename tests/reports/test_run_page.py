@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pages import check
-from training_runs import Made, write_metrics, write_run
+from training_runs import Made, write_metrics, write_rows, write_run
 
 from igrft.cli.main import run as igrft
 from igrft.reports.run.diagnosis import Diagnosis
 from igrft.reports.run.findings import find
 from igrft.reports.run.page import report_run
 from igrft.reports.run.read import read_run
+from igrft.reports.run.spell import signed, two
 
 SMALL = 1_500_000
 
@@ -209,8 +210,6 @@ def test_a_loss_that_is_no_number(sound: Path, tmp_path: Path) -> None:
 
 
 def test_constant_advantages(tmp_path: Path) -> None:
-    from training_runs import write_rows
-
     folder = write_run(tmp_path / "run", Made(steps=400))
     samples = folder / "diagnosis/samples"
     for path in samples.iterdir():
@@ -223,14 +222,10 @@ def test_constant_advantages(tmp_path: Path) -> None:
 
 
 def test_failures_that_weigh_more_than_successes(tmp_path: Path) -> None:
-    from training_runs import write_rows
-
     folder = write_run(tmp_path / "run", Made(steps=600))
     rows = read_run(folder).samples
     for path in (folder / "diagnosis/samples").iterdir():
         path.unlink()
-    d = Diagnosis(read_run(write_run(tmp_path / "other", Made(steps=600))))
-    assert d.outcomes is not None
     success = np.isin(rows["dataset"] * 1000 + rows["episode"], _successes(rows))
     rows["weight"] = np.where(success, 1.0, 3.0)
     write_rows(folder / "diagnosis/samples/000000600.parquet", rows)
@@ -243,8 +238,6 @@ def _successes(rows: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_episodes_with_none_and_with_only_positive_advantages_are_named(tmp_path: Path) -> None:
-    from training_runs import write_rows
-
     folder = write_run(tmp_path / "run", Made(steps=600))
     rows = read_run(folder).samples
     for path in (folder / "diagnosis/samples").iterdir():
@@ -255,6 +248,40 @@ def test_episodes_with_none_and_with_only_positive_advantages_are_named(tmp_path
     assert "have no sample of positive advantage" in found and "have only samples of positive advantage" in found
     text, _ = check(report_run(folder))
     assert "0 of cups, 0 of rollout_cups_1, " in text or "0 of cups, 2 of cups" in text
+
+
+def test_a_critic_that_learnt_nothing_is_not_said_to_know_its_episodes_by_heart(tmp_path: Path) -> None:
+    found = texts(write_run(tmp_path / "run", Made(critic_noise=2.0, heldout_noise=2.0)))
+    assert "bad: The critic has not learnt the returns: held-out R² −" in found and "by heart" not in found
+
+
+def test_the_fit_before_the_critic_starts_is_not_judged(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Made(steps=600, heldout_noise=2.0, overrides={"critic.start": 5000}))
+    found = texts(folder)
+    assert "note: The critic starts after step 5,000" in found and "returns" not in found
+
+
+def test_ends_of_successes_that_are_held_back(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Made(steps=600))
+    rows = read_run(folder).samples
+    for path in (folder / "diagnosis/samples").iterdir():
+        path.unlink()
+    rows["advantage"] = np.where(rows["frame"] >= 0.9 * rows["length"], -0.2, 0.01)
+    write_rows(folder / "diagnosis/samples/000000600.parquet", rows)
+    assert "bad: The ends of successes are held back: their last tenth has mean advantage −0.200" in texts(folder)
+
+
+def test_a_critic_that_was_stopped_is_noted(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", Made(steps=400))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 400, "critic_stopped": {"best_step": 200, "fit": 0.5}}\n')
+    text, _ = check(report_run(folder))
+    assert "The critic was stopped at step 400 and set back to step 200" in text
+
+
+def test_numbers_are_spelt_with_a_real_minus() -> None:
+    assert [two(-0.001), two(-1.5), two(None)] == ["0.00", "−1.50", "-"]
+    assert [signed(0.02), signed(-0.0001), signed(-0.5)] == ["+0.020", "+0.000", "−0.500"]
 
 
 def test_a_long_run_stays_small_and_quick(tmp_path: Path) -> None:

@@ -270,8 +270,8 @@ def test_nan_in_what_was_recorded(copy: Copy, name: str, images: bool) -> None:
 def test_episodes_set_aside_are_said(copy: Copy) -> None:
     root = copy()
     assert opened(root).warnings == [
-        f"{root}: 1 of 4 episodes (25%) were set aside and are not used; the first: episode 2: the video of {CAMERA} ends "
-        "at frame 7; restore it from the source"
+        f"{root}: 1 of 4 episodes (25%) were set aside and are not used; the first: episode 2: the video of {CAMERA} "
+        "ends at frame 7; restore it from the source"
     ]
     entry = DatasetEntry(root=str(root), episodes=[2])
     refused(entry, match=r"set has no episode to use: every one was set aside \(episode 2: the video")
@@ -356,6 +356,11 @@ def test_statistics_that_the_policy_normalises_by(copy: Copy) -> None:
     with pytest.raises(IgrftError, match=match):
         data.check_normalisation(quantiles.normalization_mapping)
     refused(root, policy=quantiles, init_from="runs/sft", normalisation="dataset", match=match)
+    # Pictures that are not normalised need no statistics.
+    edit_json(root / "meta/stats.json", lambda s: s.pop(CAMERA))
+    assert set(opened(root, images=True).stats) == {c.STATE, c.ACTION}
+    visual = Policy(VISUAL=NormalizationMode.MEAN_STD)
+    refused(root, images=True, policy=visual, match=f"no mean of '{CAMERA}', by which the policy normalises")
     edit_json(root / "meta/stats.json", lambda s: s[c.STATE].update(q99=[1.0, float("nan"), 1.0]))
     refused(root, policy=quantiles, match="q99 of 'observation.state' is not finite")
     (root / "meta/stats.json").unlink()

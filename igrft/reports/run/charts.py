@@ -61,7 +61,7 @@ def lines(
         level: (value, name) of a dashed line across.
         smooth: draw long lines faint, with their moving average over them.
     """
-    held = [line for line in held if np.isfinite(line.values).any()]
+    wanted, held = len(held), [line for line in held if np.isfinite(line.values).any()]
     if not held:
         return None
     values = np.concatenate([line.values[np.isfinite(line.values)] for line in held])
@@ -77,7 +77,7 @@ def lines(
         axes.level(level[0], note=level[1])
     for line in held:
         _draw(axes, line, smooth)
-    key = [(line.colour, line.name) for line in held] if len(held) > 1 else []
+    key = [(line.colour, line.name) for line in held] if wanted > 1 else []
     return Chart(heading, axes.finish(), note, key)
 
 

@@ -189,6 +189,13 @@ class Diagnosis:
         return (self.part(good), self.part(bad)) if good.any() and bad.any() else None
 
     @cached_property
+    def ends(self) -> Share | None:
+        """Samples of the last tenth of successes; None where there are none."""
+        last = self.late["frame"] >= 0.9 * self.late["length"]
+        at = last & np.isin(self.late_keys, self._successes)
+        return self.part(at) if at.any() else None
+
+    @cached_property
     def episodes(self) -> figures.EpisodeShares:
         """Late samples by episode."""
         return figures.by_episode(self.late["dataset"], self.late["episode"], self.late["advantage"])
