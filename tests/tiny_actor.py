@@ -41,7 +41,8 @@ class LinearPolicy(nn.Module):
 class LinearActor:
     """Features: two tokens an observation, the second one half of the first; W is ``width``.
 
-    ``seen`` lists the batches that :meth:`prefix` was given, ``insulated`` what :meth:`flow_error` was told.
+    ``seen`` lists the batches that :meth:`prefix` was given, ``graded`` whether gradients were kept then, and
+    ``insulated`` what :meth:`flow_error` was told.
     """
 
     type: ClassVar[str] = "linear"
@@ -52,6 +53,7 @@ class LinearActor:
         torch.manual_seed(seed)
         self.policy: Any = LinearPolicy(state, dim, chunk, width, depth)
         self.seen: list[Batch] = []
+        self.graded: list[bool] = []
         self.insulated: list[bool] = []
 
     uses_images = False
@@ -81,6 +83,7 @@ class LinearActor:
 
     def prefix(self, batch: Batch, layers: Sequence[int], targets: TextTargets | None = None) -> Prefix:
         self.seen.append(batch)
+        self.graded.append(torch.is_grad_enabled())
         outputs = [layer(batch[STATE]) for layer in self.policy.encoder]
         tokens = [torch.stack([outputs[i], outputs[i] / 2], dim=1) for i in layers]
         mask = torch.ones(batch[STATE].shape[0], 2, dtype=torch.bool)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from igrft.models.pi05_caches import Growing, Seen
 from igrft.models.pi05_passes import How, prefix_pass, suffix_pass, write_token
 from igrft.models.pi05_processors import default_tokenizer
+from igrft.models.precision import without_autocast
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
 from igrft.models.text import TargetWriter, make_writer
 from igrft.models.text_loss import next_token_loss
@@ -149,7 +150,7 @@ class Pi05Actor:
             padded=cache.padded,
             how=self._how,
         )
-        with torch.autocast(states.device.type, enabled=False):
+        with without_autocast(states.device):
             flow = model.action_out_proj(states.to(model.action_out_proj.weight.dtype))
         dim = int(self.policy.config.output_features[ACTION].shape[0])
         flow = flow.unflatten(0, noise.shape[:2])[..., :dim]
@@ -223,6 +224,9 @@ class Pi05Actor:
 
 def _real_columns(mask: Tensor) -> tuple[int, bool]:
     """How many columns of prompts to keep, and whether any of the kept places is padding. One wait for the device."""
+    if mask.is_meta:
+        # Shapes alone: a dry run.
+        return mask.shape[1], True
     columns = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     longest, least = torch.stack([(mask * columns).max(), mask.sum(dim=1).min()]).tolist()
     if least == longest:

@@ -18,6 +18,7 @@ from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
 
 from igrft.models import pi05_attention as attend
 from igrft.models.pi05_caches import Given, Growing, Record, Seen
+from igrft.models.precision import autocast_dtype
 
 #: Cosines and sines of rotary positions, [B, N, D] each.
 Turn = tuple[Tensor, Tensor]
@@ -44,8 +45,7 @@ class _Hold(torch.autograd.Function):
 def compute_dtype(model: Any) -> torch.dtype:
     """What a model's layers compute in: autocast's type where it is on, else that of their weights."""
     weight = model.layers[0].self_attn.q_proj.weight
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    return autocast_dtype(weight.device) or weight.dtype
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _tail(
             _rows(hidden, last, prompt),
             attention_mask=None,
             past_key_values=Given(key, value),
-            position_embeddings=(turn[0][:, :_rows(hidden, last, prompt).shape[1]], turn[1][:, :_rows(hidden, last, prompt).shape[1]]),
+            position_embeddings=(_rows(turn[0], last, prompt), _rows(turn[1], last, prompt)),
             prompt=0,
             target_mask=rows_mask,
         )

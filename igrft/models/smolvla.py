@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from igrft.errors import UsageError
+from igrft.models.precision import without_autocast
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
 from igrft.models.text import TargetWriter, make_writer
 from igrft.models.text_loss import next_token_loss
@@ -145,7 +146,7 @@ class SmolVLAActor:
             use_cache=True,
         )
         # LeRobot upcasts before the last projection, whatever the rest is computed in.
-        with torch.autocast(noise.device.type, enabled=False):
+        with without_autocast(noise.device):
             flow = model.action_out_proj(out[1].float().to(model.action_out_proj.weight.dtype))
         dim = int(self.policy.config.action_feature.shape[0])
         flow = flow.unflatten(1, (draws, chunk))[..., :dim]

@@ -14,7 +14,14 @@ from igrft.models.actors import build_policy, make_actor
 from igrft.models.critic import Critic
 from igrft.models.protocol import at_fractions
 from igrft.training import checkpoint
-from igrft.training.memory import MemoryEstimate, estimate, kept_by_autograd, meta_batch, parameters
+from igrft.training.memory import (
+    MemoryEstimate,
+    checkpointed,
+    estimate,
+    kept_by_autograd,
+    meta_batch,
+    parameters,
+)
 from igrft.training.module import TrainingModule
 from igrft.training.recipe import Recipe
 from igrft.training.recipe_file import load_recipe, resolved_yaml
@@ -106,6 +113,9 @@ def _on_meta(
     config, _ = policy_config(recipe, fetch=False)
     config = copy.deepcopy(config)
     config.device = "meta"
+    recomputes = bool(getattr(config, "gradient_checkpointing", False))
+    if recomputes:
+        config.gradient_checkpointing = False  # PyTorch's checkpoint refuses the meta device; accounted for below
     put_features(config, data, recipe.init_from is not None)
     try:
         with torch.device("meta"):
@@ -126,8 +136,10 @@ def _on_meta(
         module.train()
         prompt = int(getattr(config, "tokenizer_max_length", 1))
         # Two sizes, since a part of what is kept does not grow with the batch.
+        recomputed = checkpointed(policy) if recomputes else ()
         small, large = (
-            kept_by_autograd(module, meta_batch(actor, recipe, n, prompt, recipe.text.max_tokens)) for n in (1, 2)
+            kept_by_autograd(module, meta_batch(actor, recipe, n, prompt, recipe.text.max_tokens), recomputed)
+            for n in (1, 2)
         )
         activations: int | None = small + (part - 1) * (large - small)
     except (IgrftError, NotImplementedError, RuntimeError, ValueError) as error:

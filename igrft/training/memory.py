@@ -6,6 +6,8 @@ alone (PyTorch's meta device) and adding up what autograd keeps.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,25 +62,56 @@ def estimate(module: TrainingModule, recipe: Recipe, activations: int | None, pr
     )
 
 
-def kept_by_autograd(module: TrainingModule, batch: StepBatch) -> int:
+def kept_by_autograd(module: TrainingModule, batch: StepBatch, recomputed: Sequence[nn.Module] = ()) -> int:
     """Bytes that a forward pass leaves for its backward pass; every storage is counted once.
 
     Works on the meta device, where nothing is computed.
+
+    Args:
+        recomputed: modules under gradient checkpointing. Of each call only the inputs stay, and once, while the
+            backward pass is in one of them, all that the largest keeps. (They run as usual here: PyTorch's
+            checkpoint refuses the meta device.)
     """
     seen: dict[int, int] = {}
+    held: list[Any] = []
     own = {id(p) for p in module.parameters()}
-    kept: list[Any] = []
+    inside: list[dict[int, int]] = []
+    largest = 0
 
     def pack(tensor: Tensor) -> Tensor:
         if id(tensor) not in own:
             storage = tensor.untyped_storage()
-            seen[storage._cdata] = storage.nbytes()
-            kept.append(storage)
+            (inside[-1] if inside else seen)[storage._cdata] = storage.nbytes()
+            held.append(storage)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        module(batch)
-    return sum(seen.values())
+    def enter(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        for tensor in (x for x in (*arguments, *named.values()) if isinstance(x, Tensor)):
+            pack(tensor)
+        inside.append({})
+
+    def leave(*_: Any) -> None:
+        nonlocal largest
+        largest = max(largest, sum(inside.pop().values()))
+
+    hooks = [m.register_forward_pre_hook(enter, with_kwargs=True) for m in recomputed]
+    hooks += [m.register_forward_hook(leave) for m in recomputed]
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            module(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(seen.values()) + largest
+
+
+def checkpointed(policy: nn.Module) -> list[nn.Module]:
+    """Modules that π0.5 runs under gradient checkpointing: vision tower and decoder layers."""
+    return [
+        m
+        for n, m in policy.named_modules()
+        if n.endswith("vision_tower") or re.search(r"(language_model|gemma_expert\.model)\.layers\.\d+$", n)
+    ]
 
 
 def meta_batch(actor: Actor, recipe: Recipe, size: int, prompt: int, target: int) -> StepBatch:

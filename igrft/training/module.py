@@ -107,7 +107,10 @@ class TrainingModule(nn.Module):
             without gradient under ``sample/NAME``.
         """
         actor: Actor = self.__dict__["actor"]
-        prefix = actor.prefix(batch.observation, self.layers, batch.targets)
+        # Insulated and with nothing to write, the prefix learns nothing: no gradient is kept for it.
+        learns = batch.targets is not None or not self.recipe.objective.insulate
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            prefix = actor.prefix(batch.observation, self.layers, batch.targets)
         out: dict[str, Tensor] = {}
         critic_out = self.critic(prefix.features) if self.critic is not None else None
         actions = batch.observation[ACTION]

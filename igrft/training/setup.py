@@ -18,6 +18,7 @@ from igrft.models.load import WEIGHTS, CheckpointFolder, is_hub_id, load_config,
 from igrft.models.processors import load_processors, make_processors
 from igrft.models.protocol import Actor, at_fractions
 from igrft.training.checks import check_recipe as check_data_settings
+from igrft.training.labels import reward_weights
 from igrft.training.module import WEIGHTED, TrainingModule, value_weights
 from igrft.training.recipe import STAGES, Recipe
 from igrft.training.recipe_file import refuse_other_verbs
@@ -56,6 +57,8 @@ class Built:
             "discount": rewards.discount,
             "advantage_steps": self.advantage_steps,
             "reward_kind": rewards.kind,
+            "reward_weights": list(reward_weights(self.recipe)),
+            "precision": self.recipe.precision,
             "objective": self.recipe.objective.type,
         }
 
@@ -221,8 +224,8 @@ def put_features(config: PreTrainedConfig, data: TrainingData, started: bool) ->
             continue
         if started:
             raise UsageError(
-                f"the datasets' {name} has {feature.shape[0]} dimensions and the checkpoint's policy takes {most}; start "
-                f"from another checkpoint, or from none: --init_from=null --policy.{key}={feature.shape[0]}"
+                f"the datasets' {name} has {feature.shape[0]} dimensions and the checkpoint's policy takes {most}; "
+                f"start from another checkpoint, or from none: --init_from=null --policy.{key}={feature.shape[0]}"
             )
         setattr(config, key, feature.shape[0])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from tiny_actor import LinearActor, one_thread  # noqa: F401
@@ -78,6 +78,7 @@ def test_layers_at_the_same_fractions(depth, layers):
     assert at_fractions((11, 14, 17), depth) == layers
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 17), min_size=1, max_size=18), st.integers(1, 64))
 def test_fractions_stay_in_the_model(layers, depth):
     found = at_fractions(layers, depth)

@@ -127,12 +127,14 @@ def test_hugging_faces_own_checkpointing_is_refused():
 def test_writing_with_a_cache_is_writing_without():
     """Greedy tokens equal those of a whole pass over prompt and tokens so far, one after the other."""
     policy, batch = tiny_policy().eval(), tiny_batch()
-    written = Pi05Actor(policy)._write(batch, 6, end=-1)
-    assert written.shape == (3, 6)
+    for layer in policy.model.paligemma_with_expert.paligemma.model.language_model.layers:
+        layer.self_attn.q_proj.weight.data *= 30  # so that places matter
+    written = Pi05Actor(policy)._write(batch, 12, end=-1)
+    assert written.shape == (3, 12)
     head = policy.model.paligemma_with_expert.paligemma.lm_head
     so_far = torch.zeros(3, 0, dtype=torch.int64)
     with torch.no_grad():
-        for _ in range(6):
+        for _ in range(12):
             targets = TextTargets(so_far, torch.ones_like(so_far, dtype=torch.bool)) if so_far.shape[1] else None
             _, states, prompt = stock_states(policy, batch, targets)
             last = (prompt * torch.arange(prompt.shape[1])).argmax(dim=1)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.utils.constants import ACTION, OBS_STATE
-from models.tiny_smolvlm import CAMERAS, CHUNK, DIM, WIDTH, draws, tiny_batch, tiny_policy, write_backbone
+from models.tiny_smolvlm import CAMERAS, CHUNK, DIM, STATE, WIDTH, draws, tiny_batch, tiny_policy, write_backbone
 
 from igrft.errors import UsageError
 from igrft.models.actors import make_actor
 from igrft.models.critic import Critic, CriticConfig
+from igrft.models.load import load_checkpoint
+from igrft.models.processors import make_processors, save_processors
 from igrft.models.protocol import Actor
 from igrft.models.smolvla import SmolVLAActor
 
@@ -90,7 +92,7 @@ def test_two_passes_equal_the_joint_forward(backbone, kind):
 @pytest.mark.parametrize("changes", [{}, {"attention_mode": "self_attn"}])
 def test_an_expert_with_gaps_that_lerobot_cannot_run_is_refused(backbone, changes):
     policy = tiny_policy(backbone, num_expert_layers=2, **changes)
-    with pytest.raises(RuntimeError):
+    with pytest.raises((RuntimeError, ValueError)):
         policy.predict_action_chunk(tiny_batch(), noise=draws()[0][:, 0])
     with pytest.raises(UsageError, match="num_expert_layers=-1"):
         SmolVLAActor(policy)
@@ -223,6 +225,27 @@ def test_saved_and_loaded_it_acts_the_same(shared, tmp_path):
     shared.policy.save_pretrained(tmp_path)
     again = type(shared.policy).from_pretrained(tmp_path, strict=True)
     assert torch.equal(SmolVLAActor(again).sample(batch, noise[:, 0]), shared.sample(batch, noise[:, 0]))
+
+
+def test_a_checkpoint_is_read_back_whole(shared, tmp_path):
+    stats = {
+        OBS_STATE: {"mean": torch.full((STATE,), 0.5), "std": torch.full((STATE,), 2.0)},
+        ACTION: {"mean": torch.ones(DIM), "std": torch.full((DIM,), 3.0)},
+    }
+    before, after, tokenizer = make_processors(shared.policy.config, stats)
+    shared.policy.save_pretrained(tmp_path)
+    save_processors(before, after, tmp_path)
+    loaded = load_checkpoint(tmp_path, device="cpu")
+    raw = {k: v for k, v in tiny_batch().items() if "language" not in k} | {"task": ["reach", "lift it up", "put"]}
+    seen = before(dict(raw))
+    assert seen["observation.language.tokens"].shape == (3, 11)  # "lift it up" and a newline
+    torch.testing.assert_close(seen[OBS_STATE], (raw[OBS_STATE] - 0.5) / 2)
+    noise = draws()[0][:, 0]
+    expected = after(shared.sample(seen, noise))
+    assert torch.equal(loaded.postprocess(loaded.actor.sample(loaded.preprocess(dict(raw)), noise)), expected)
+    assert isinstance(loaded.actor, SmolVLAActor)
+    assert torch.equal(loaded.actor.text_targets(["put"]).tokens, shared.text_targets(["put"]).tokens)
+    assert tokenizer is not None
 
 
 def test_autocast_stays_close_to_full_precision(shared):

@@ -12,6 +12,8 @@ from torch import nn
 from igrft.errors import IgrftError, UsageError
 from igrft.models.actors import make_actor
 from igrft.models.critic import Critic, CriticConfig
+from igrft.models.load import load_checkpoint
+from igrft.models.processors import make_processors, save_processors
 from igrft.models.protocol import Actor, TextTargets
 from igrft.models.state_flow import (
     StateFlowActor,
@@ -27,6 +29,14 @@ INPUTS = {
     "observation.images.top": PolicyFeature(FeatureType.VISUAL, (3, 8, 8)),
 }
 OUTPUTS = {"action": PolicyFeature(FeatureType.ACTION, (DIM,))}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def config(**kwargs):
@@ -211,6 +221,24 @@ def test_saved_and_loaded_it_acts_the_same(tmp_path):
     assert torch.equal(*sampled)
     with pytest.raises(RuntimeError, match="state_dict"):
         StateFlowPolicy.from_pretrained(tmp_path, config=config(head_blocks=2), strict=True)
+
+
+def test_a_checkpoint_is_read_back_whole(tmp_path):
+    made, (noise, _) = policy(), draws()
+    stats = {
+        "observation.state": {"mean": torch.ones(STATE), "std": torch.full((STATE,), 2.0)},
+        "observation.environment_state": {"mean": torch.zeros(ENV), "std": torch.ones(ENV)},
+        "action": {"min": torch.full((DIM,), -5.0), "max": torch.full((DIM,), 5.0)},
+    }
+    before, after, tokenizer = make_processors(made.config, stats)
+    assert tokenizer is None
+    made.save_pretrained(tmp_path)
+    save_processors(before, after, tmp_path)
+    loaded = load_checkpoint(tmp_path, device="cpu")
+    raw = {k: v for k, v in batch().items() if k != "action"}
+    actions = loaded.postprocess(loaded.actor.sample(loaded.preprocess(dict(raw)), noise[:, 0]))
+    expected = made.predict_action_chunk({**raw, "observation.state": (raw["observation.state"] - 1) / 2}, noise[:, 0])
+    torch.testing.assert_close(actions, expected * 5)
 
 
 def test_states_of_other_forms_are_read_alike():

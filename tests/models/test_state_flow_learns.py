@@ -22,10 +22,10 @@ BATCH = 256
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
 
 
 def config(**kwargs):

@@ -90,6 +90,8 @@ def test_the_whole_range_of_the_scale_is_drawn():
     ratio = (scaled / plain)[:, :, 0, 0]
     assert ratio.min() < 0.22 and ratio.max() > 1.68
     assert ratio.mean().item() == pytest.approx(0.95, abs=0.03)
+    # Each draw of an observation has its own.
+    assert abs(torch.corrcoef(ratio.T)[0, 1].item()) < 0.1
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -76,6 +76,7 @@ def test_expectile_loss_by_hand():
     assert expectile_loss(torch.tensor([2.0, -2.0, 0.0]), 0.7).tolist() == pytest.approx([2.8, 1.2, 0.0])
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, st.integers(1, 20), elements=NUMBERS), st.floats(0.05, 0.95))
 def test_expectile_loss_is_least_at_the_expectile(samples, expectile):
     """There the samples above weigh expectile, those below 1 - expectile, and their pulls are even."""
@@ -91,12 +92,13 @@ def test_expectile_loss_is_least_at_the_expectile(samples, expectile):
     assert abs(v.grad.item()) < 1e-6
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, 5, elements=NUMBERS))
 def test_an_expectile_of_one_half_is_half_the_square(u):
     torch.testing.assert_close(expectile_loss(torch.from_numpy(u), 0.5), torch.from_numpy(u) ** 2 / 2)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     arrays(np.float32, 6, elements=st.floats(-50, 50, width=32)),
     st.sampled_from([0.05, 0.5, 1.0, 3.0]),
@@ -141,6 +143,7 @@ def test_masked_mean_divides_by_the_batch():
     assert masked_mean(values, torch.zeros(4, dtype=torch.bool)).item() == 0.0
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, 8, elements=NUMBERS), arrays(bool, 8))
 def test_masked_means_of_two_halves_average_to_the_wholes(values, mask):
     """So that two processes, whatever their masks, have the loss of one with the double batch."""

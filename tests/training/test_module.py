@@ -256,6 +256,19 @@ def test_insulation_keeps_the_flow_loss_out_of_the_encoder(insulate):
     assert found["policy.flow.weight"].any()
 
 
+@pytest.mark.parametrize(("insulate", "text", "graded"), [(1, 1, True), (1, 0, False), (0, 1, True), (0, 0, True)])
+def test_a_prefix_that_learns_nothing_keeps_no_gradient(insulate, text, graded):
+    """Nor does the later observation's; the critic and the expert learn all the same."""
+    actor, module = trained(objective__type="ig_awr", objective__insulate=bool(insulate))
+    targets = TextTargets(torch.ones(3, 1, dtype=torch.int64), torch.ones(3, 1, dtype=torch.bool)) if text else None
+    out = module(step_batch(torch.randn(3, 3), torch.randn(3, 3), actor=actor, targets=targets))
+    assert actor.graded == [graded, False]
+    found = gradients(module, out["loss"])
+    assert found["policy.flow.weight"].any() and found["critic.trajectory.0.weight"].any()
+    with torch.no_grad():
+        assert not module(step_batch(torch.randn(3, 3), torch.randn(3, 3), actor=actor))["loss"].requires_grad
+
+
 def test_the_text_loss_has_its_weight():
     targets = TextTargets(torch.tensor([[1, 2], [3, 0], [0, 0]]), torch.tensor([[1, 1], [1, 0], [0, 0]]).bool())
     losses = {}

@@ -74,7 +74,8 @@ def test_general_optimization_of_table_v(full):
 
 def test_ig_awr_of_table_v(full):
     for made in full.values():
-        assert made.rewards.discount == 1.0
+        # With 1 a sparse reward returns 1 on every frame of a success: ours is just below.
+        assert made.rewards.discount == (1.0 if made.rewards.kind == "hybrid" else 0.999)
         explores = made.exploration
         assert (explores.sigma_base, explores.sigma_min, explores.alpha) == (1.5, 0.2, 0.9)
         if made.objective.type != "sft":
