@@ -138,8 +138,14 @@ def load_critic(folder: Path) -> tuple[Critic, dict[str, Any]]:
     Raises:
         IgrftError: weights that do not fit.
     """
-    settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    critic = Critic(CriticConfig(**settings["critic"]))
+    try:
+        settings: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        critic = Critic(CriticConfig(**settings["critic"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IgrftError(
+            f"{folder / CONFIG} is not the configuration of a critic ({' '.join(str(error).split())}); take another "
+            "checkpoint"
+        ) from None
     fill(critic, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     return critic, settings
 

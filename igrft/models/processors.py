@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
 
 TOKENIZER = "tokenizer"
+PREPROCESSOR = "policy_preprocessor.json"
 
 
 def make_processors(config: PreTrainedConfig, stats: Mapping[str, Any], tokenizer: Any = None) -> tuple[Any, Any, Any]:
@@ -43,12 +44,14 @@ def load_processors(config: PreTrainedConfig, folder: Path, tokenizer: Any = Non
     """
     from lerobot.policies.factory import make_pre_post_processors
 
+    if not (folder / PREPROCESSOR).is_file():
+        raise IgrftError(f"{folder} has no {PREPROCESSOR}; the checkpoint is of an older LeRobot, or incomplete")
     overrides: dict[str, Any] = {"device_processor": {"device": config.device}}
     if tokenizer is None and (folder / TOKENIZER).is_dir():
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER)
-    if tokenizer is not None:
+    if tokenizer is not None and "tokenizer_processor" in (folder / PREPROCESSOR).read_text(encoding="utf-8"):
         overrides["tokenizer_processor"] = {"tokenizer": tokenizer}
     try:
         pre, post = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=overrides)

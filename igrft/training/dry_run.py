@@ -25,7 +25,8 @@ from igrft.training.memory import (
 from igrft.training.module import TrainingModule
 from igrft.training.recipe import Recipe
 from igrft.training.recipe_file import load_recipe, resolved_yaml
-from igrft.training.setup import check_recipe, critic_config, open_data, policy_config, put_features, run_folder
+from igrft.training.rules import check_recipe
+from igrft.training.setup import critic_config, open_data, policy_config, put_features, run_folder
 
 if TYPE_CHECKING:
     from igrft.training.data import TrainingData

@@ -53,13 +53,14 @@ def fit(rows: np.ndarray, one_value: tuple[float, float] | None = None) -> dict[
         trajectory, subtask = one_value
         column["return_trajectory"] = trajectory * column["return_trajectory"] + subtask * column["return_subtask"]
         column["return_subtask"] = np.zeros(len(rows))
-    predicted, true = column["interaction_probability"] > 0.5, column["interaction"] > 0.5
+    known = np.isfinite(column["interaction"])
+    predicted, true = (column[n][known] > 0.5 for n in ("interaction_probability", "interaction"))
     hits = float((predicted & true).sum())
     keys = np.stack([column["dataset"], column["episode"]], axis=1)
     return {
         "r2_trajectory": r_squared(column["value_trajectory"], column["return_trajectory"]),
         "r2_subtask": r_squared(column["value_subtask"], column["return_subtask"]),
-        "interaction_precision": hits / predicted.sum() if predicted.any() else math.nan,
+        "interaction_precision": hits / predicted.sum() if predicted.any() and len(true) else math.nan,
         "interaction_recall": hits / true.sum() if true.any() else math.nan,
         "frames": len(rows),
         "episodes": len(np.unique(keys, axis=0)) if len(rows) else 0,
@@ -68,9 +69,10 @@ def fit(rows: np.ndarray, one_value: tuple[float, float] | None = None) -> dict[
 
 def r_squared(predicted: np.ndarray, true: np.ndarray) -> float:
     """1 - residual / total sum of squares; NaN where the truth does not vary."""
-    total = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
-    if total <= 0.0:
+    # Compared, not summed: the mean of equal floats may differ from them by a rounding.
+    if not len(true) or not true.min() < true.max():
         return math.nan
+    total = float(((true - true.mean()) ** 2).sum())
     return 1.0 - float(((predicted - true) ** 2).sum()) / total
 
 

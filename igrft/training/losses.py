@@ -21,7 +21,9 @@ def masked_flow_loss(error: Tensor, padded: Tensor) -> Tensor:
     """
     real = (~padded).to(error.dtype)[:, None, :, None]
     steps = real.sum(dim=(1, 2, 3)) * error.shape[1] * error.shape[3]
-    return (error * real).sum(dim=(1, 2, 3)) / steps.clamp_min(1)
+    # Chosen, not multiplied: whatever stands in a padded step must not get through.
+    kept = torch.where(padded[:, None, :, None], torch.zeros((), dtype=error.dtype, device=error.device), error)
+    return kept.sum(dim=(1, 2, 3)) / steps.clamp_min(1)
 
 
 def critic_losses(
@@ -62,4 +64,4 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     Not by their number: so that processes with different numbers of them average to the mean of the whole
     batch, which is what one process would have.
     """
-    return (values * mask.to(values.dtype)).sum() / values.shape[0]
+    return torch.where(mask.bool(), values, torch.zeros_like(values)).sum() / values.shape[0]

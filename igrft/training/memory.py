@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from igrft.models.protocol import Actor
+from igrft.training.data import needs_next
 from igrft.training.lora import count, trainable
 from igrft.training.module import ACTION, StepBatch, TrainingModule
 from igrft.training.recipe import Recipe
@@ -74,13 +75,14 @@ def kept_by_autograd(module: TrainingModule, batch: StepBatch, recomputed: Seque
     """
     seen: dict[int, int] = {}
     held: list[Any] = []
-    own = {id(p) for p in module.parameters()}
+    # Also views of parameters are kept, and cost nothing: a linear layer keeps its transposed weight.
+    own = {p.untyped_storage()._cdata for p in module.parameters()}
     inside: list[dict[int, int]] = []
     largest = 0
 
     def pack(tensor: Tensor) -> Tensor:
-        if id(tensor) not in own:
-            storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
             (inside[-1] if inside else seen)[storage._cdata] = storage.nbytes()
             held.append(storage)
         return tensor
@@ -137,10 +139,9 @@ def meta_batch(actor: Actor, recipe: Recipe, size: int, prompt: int, target: int
     names = ("return_trajectory", "return_subtask", "reward_sum", "bootstrap", "interaction", "advantage")
     labels = {n: torch.empty(size, device="meta") for n in names}
     labels["critic"] = labels["intervention"] = torch.ones(size, dtype=torch.bool, device="meta")
-    needs_next = recipe.critic.enabled and recipe.objective.type != "sft" and recipe.advantage.source == "critic"
     return StepBatch(
         observation=observation,
-        next_observation={k: v for k, v in observation.items() if k != ACTION} if needs_next else None,
+        next_observation={k: v for k, v in observation.items() if k != ACTION} if needs_next(recipe) else None,
         targets=targets,
         labels=labels,
         padded=torch.zeros(size, actor.chunk_size, dtype=torch.bool, device="meta"),

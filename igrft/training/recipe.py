@@ -194,7 +194,7 @@ class LoraSettings:
     Attributes:
         rank: 0 trains the weights themselves.
         targets: regular expression over module names; None is every attention and MLP projection of the
-            language model, its attention only where the policy has no such names.
+            language model.
         full: regular expression over the parameters that are trained in full beside the adapters; None is
             the action expert and its projections.
     """

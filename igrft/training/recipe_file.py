@@ -22,6 +22,7 @@ from lerobot.configs import PreTrainedConfig
 from igrft.errors import UsageError, did_you_mean
 from igrft.models.actors import POLICY_TYPES, register_policy
 from igrft.resources import find
+from igrft.training import overrides as overrides_
 from igrft.training.recipe import DatasetEntry, Recipe
 
 #: Stages whose recipes are run by another verb.
@@ -60,16 +61,14 @@ def recipe_from(value: Mapping[str, Any], overrides: Sequence[str] = (), where: 
     """
     tree: dict[str, Any] = _copied(value)
     for override in overrides:
-        _apply(tree, override)
+        overrides_.apply(tree, override)
     _check(tree, Recipe, where, "")
     # LeRobot warns on every configuration that names no device.
     logging.getLogger("lerobot.configs.policies").setLevel(logging.ERROR)
     try:
         recipe = draccus.decode(Recipe, _numbers(tree, Recipe))
-    except DraccusException as error:
-        raise UsageError(f"{where}: {_one_line(error)}") from None
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise UsageError(f"{where}: {_one_line(error)}") from None
+    except (DraccusException, ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(f"{where}: {_one_line(_cause(error))}") from None
     return recipe
 
 
@@ -89,43 +88,6 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _copied(v) for k, v in value.items()}
     return [_copied(v) for v in value] if isinstance(value, list) else value
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set one value in place; missing mappings, and the next entry of a list, are made."""
-    key, equals, text = override.partition("=")
-    parts = key.split(".")
-    if not equals or not all(parts):
-        raise UsageError(f"override {override!r} is not of the form --KEY=VALUE")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    node: Any = tree
-    for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        here = ".".join(parts[: i + 1])
-        if isinstance(node, list):
-            if not part.isdigit():
-                raise UsageError(f"override --{key}: {'.'.join(parts[:i])} is a list; number its entry")
-            at = int(part)
-            if at > len(node):
-                raise UsageError(f"override --{key}: {'.'.join(parts[:i])} has only {len(node)} entries")
-            if at == len(node):
-                node.append({})
-            child: Any = at
-        elif isinstance(node, dict):
-            child = part
-            if not last and node.get(part) is None:
-                node[part] = [] if parts[i + 1].isdigit() else {}
-        else:
-            raise UsageError(f"override --{key}: {'.'.join(parts[:i])} is a value, it has no key {part!r}")
-        if last:
-            node[child] = value
-        else:
-            node = node[child]
-            if not isinstance(node, dict | list):
-                raise UsageError(f"override --{key}: {here} is a value, it has no key {parts[i + 1]!r}")
 
 
 def _check(tree: Mapping[str, Any], cls: type, where: str, prefix: str) -> None:
@@ -183,7 +145,16 @@ def _numbers(value: Any, cls: Any) -> Any:
 
 
 #: Settings that are text whatever they look like.
-_TEXT = frozenset({"root", "repo_id", "init_from", "output_dir", "name", "project", "entity", "tokenizer"})
+_TEXT = frozenset({"root", "repo_id", "init_from", "output_dir", "name", "project", "entity"}) | frozenset(
+    {"tokenizer", "action_tokenizer", "targets", "full"}
+)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The reason at the bottom: draccus says only that a class could not be made."""
+    while "instantiate class" in str(error) and (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return error
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from igrft.training.recipe import WandbSettings
 
 METRICS = "metrics.jsonl"
+WANDB_ID = "wandb_id"
 SAMPLES = Path("diagnosis") / "samples"
 HELDOUT = Path("diagnosis") / "heldout"
 
@@ -34,7 +36,7 @@ class Metrics:
     def __init__(self, run: Path, settings: WandbSettings, config: Mapping[str, Any], resumed_at: int) -> None:
         self.path = run / METRICS
         _cut(self.path, resumed_at)
-        self._wandb = _start_wandb(run, settings, config, resumed_at) if settings.enable else None
+        self._wandb = _start_wandb(run, settings, config) if settings.enable else None
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line; numbers that are not finite become null."""
@@ -133,16 +135,20 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _start_wandb(run: Path, settings: WandbSettings, config: Mapping[str, Any], resumed_at: int) -> Any:
+def _start_wandb(run: Path, settings: WandbSettings, config: Mapping[str, Any]) -> Any:
     import wandb
 
+    # Kept beside the run, so that a resumed one goes on in the same place.
+    kept = run / WANDB_ID
+    if not kept.is_file():
+        write_text(kept, uuid.uuid4().hex[:12])
     return wandb.init(
         project=settings.project,
         entity=settings.entity,
         name=settings.name or run.name,
         mode=settings.mode,  # type: ignore[arg-type]
         dir=str(run),
-        id=None,
+        id=kept.read_text(encoding="utf-8"),
         config=dict(config),
-        resume="allow" if resumed_at else None,
+        resume="allow",
     )

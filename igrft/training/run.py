@@ -21,8 +21,9 @@ from igrft.training.loop import Loop
 from igrft.training.lora import trainable
 from igrft.training.recipe import Recipe
 from igrft.training.recipe_file import load_recipe, read_yaml, resolved, resolved_yaml
-from igrft.training.recorder import METRICS
-from igrft.training.setup import Built, build, check_recipe, open_data, run_folder
+from igrft.training.recorder import METRICS, WANDB_ID
+from igrft.training.rules import check_recipe
+from igrft.training.setup import Built, build, open_data, run_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -70,21 +71,22 @@ def train(
     check_recipe(loaded, name)
     run = run_folder(loaded, name).absolute()
     accelerator = make_accelerator(loaded)
-    if accelerator.is_main_process:
-        _claim(run, loaded, overwrite)
+    stale = _is_stale(run, loaded, overwrite)
     accelerator.wait_for_everyone()
     with _locked(run) if accelerator.is_main_process else contextlib.nullcontext():
         data = open_data(loaded)
-        accelerator.wait_for_everyone()
-        newest = checkpoint.newest(run)
+        newest = None if stale else checkpoint.newest(run)
         done = _step_of(newest)
         if done >= loaded.steps:
             return TrainResult(run, loaded.steps, done, ["already trained"])
         built = build(loaded, data, device=str(accelerator.device), resume=newest)
         loop = make_loop(built, accelerator, run, show_progress)
+        accelerator.wait_for_everyone()
         if newest is not None:
             loop.restore(newest)
         elif accelerator.is_main_process:
+            if stale:
+                _clear(run)
             write_text(run / RECIPE, resolved_yaml(loaded))
         try:
             loop.go(resolved(loaded))
@@ -176,29 +178,31 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.l
     ).build(optimizer, recipe.steps)
 
 
-def _claim(run: Path, recipe: Recipe, overwrite: bool) -> None:
-    """Make the run's folder, or check that what is there is this run.
+def _is_stale(run: Path, recipe: Recipe, overwrite: bool) -> bool:
+    """Whether the folder holds a run with other settings, to be replaced. Changes nothing.
 
     Raises:
-        UsageError: it holds something else.
+        UsageError: it holds such a run and ``overwrite`` is false, or something else.
     """
-    if not run.exists() or not any(p.name != ".lock" for p in run.iterdir()):
-        run.mkdir(parents=True, exist_ok=True)
-        return
+    if not run.exists() or not any(p.name not in (".lock", "report") for p in run.iterdir()):
+        return False
     if not (run / RECIPE).is_file():
-        if checkpoint.newest(run) is None and (run / METRICS).is_file():
-            return
         raise UsageError(f"{run} holds something that is no run of igrft; give another --output_dir")
     different = differing(recipe, read_yaml(run / RECIPE))
     if not different:
-        return
+        return False
     if not overwrite:
         raise UsageError(
             f"{run} holds a run with another {different[0]}; give another --output_dir, or --overwrite to start anew"
         )
+    return True
+
+
+def _clear(run: Path) -> None:
+    """Remove a run's own files, and no others."""
     for part in (checkpoint.CHECKPOINTS, "diagnosis", "report"):
         shutil.rmtree(run / part, ignore_errors=True)
-    for file in (RECIPE, METRICS):
+    for file in (RECIPE, METRICS, WANDB_ID):
         (run / file).unlink(missing_ok=True)
 
 
@@ -230,6 +234,7 @@ def _step_of(folder: Path | None) -> int:
 @contextlib.contextmanager
 def _locked(run: Path) -> Iterator[None]:
     """Refuse a second process that trains into the same folder."""
+    run.mkdir(parents=True, exist_ok=True)
     with (run / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from igrft import columns as c
-from igrft.errors import IgrftError, UsageError, did_you_mean
+from igrft.errors import IgrftError, UsageError
 from igrft.models.actors import build_policy, looks_at_pictures, make_actor
 from igrft.models.critic import Critic, CriticConfig
 from igrft.models.load import WEIGHTS, CheckpointFolder, is_hub_id, load_config, load_critic, load_weights
 from igrft.models.processors import load_processors, make_processors
 from igrft.models.protocol import Actor, at_fractions
-from igrft.training.checks import check_recipe as check_data_settings
 from igrft.training.labels import reward_weights
-from igrft.training.module import WEIGHTED, TrainingModule, value_weights
-from igrft.training.recipe import STAGES, Recipe
-from igrft.training.recipe_file import refuse_other_verbs
+from igrft.training.module import TrainingModule, value_weights
+from igrft.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
@@ -61,56 +59,6 @@ class Built:
             "precision": self.recipe.precision,
             "objective": self.recipe.objective.type,
         }
-
-
-def check_recipe(recipe: Recipe, name: str) -> None:
-    """Refuse what no data could make right.
-
-    Raises:
-        UsageError: says the key and what it may be.
-    """
-    refuse_other_verbs(recipe, name, STAGES)
-    check_data_settings(recipe)
-    choices = (
-        ("exploration.type", recipe.exploration.type, ("interaction", "uniform")),
-        ("normalisation", recipe.normalisation, ("auto", "checkpoint", "dataset")),
-    )
-    for key, value, known in choices:
-        if value not in known:
-            raise UsageError(f"{name}: unknown {key} {value!r}{did_you_mean(str(value), known)}")
-    positive = (
-        ("steps", recipe.steps),
-        ("gradient_accumulation", recipe.gradient_accumulation),
-        ("log_every", recipe.log_every),
-        ("save_every", recipe.save_every),
-        ("objective.beta", recipe.objective.beta),
-        ("objective.weight_limit", recipe.objective.weight_limit),
-        ("objective.flow_samples", recipe.objective.flow_samples),
-        ("advantage.refresh", recipe.advantage.refresh),
-        ("critic.update_every", recipe.critic.update_every),
-        ("optimizer.learning_rate", recipe.optimizer.learning_rate),
-    )
-    for key, number in positive:
-        if not number > 0:
-            raise UsageError(f"{name}: {key} must be positive, got {number}")
-    if not 0 < recipe.objective.expectile < 1:
-        raise UsageError(f"{name}: objective.expectile must lie in (0, 1), got {recipe.objective.expectile}")
-    scale = recipe.objective.noise_scale
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise UsageError(f"{name}: objective.noise_scale must be [LOW, HIGH] with 0 < LOW <= HIGH, got {scale}")
-    if recipe.optimizer.ema is not None and not 0 < recipe.optimizer.ema < 1:
-        raise UsageError(f"{name}: optimizer.ema must lie in (0, 1) or be null, got {recipe.optimizer.ema}")
-    if recipe.policy is None and recipe.init_from is None:
-        raise UsageError(f"{name}: give a 'policy' with a type, or 'init_from' with a checkpoint")
-    if (
-        not recipe.critic.enabled
-        and recipe.objective.type in WEIGHTED
-        and (recipe.advantage.source == "critic" or recipe.objective.type == "iql")
-    ):
-        raise UsageError(
-            f"{name}: objective {recipe.objective.type!r} judges with the critic, which critic.enabled=false leaves "
-            "out; enable it, or give --advantage.source=columns"
-        )
 
 
 def policy_config(recipe: Recipe, *, fetch: bool = True) -> tuple[PreTrainedConfig, CheckpointFolder | None]:

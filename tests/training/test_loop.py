@@ -291,3 +291,22 @@ def test_nan_labels_are_refused_before_anything_is_written(make_recipe, labelled
     with pytest.raises(IgrftError, match="episode 3, frame 7.*reward_subtask"):
         train(make_recipe(datasets=[{"root": str(root)}]))
     assert checkpoint.newest(tmp_path / "run") is None
+
+
+def test_overwriting_waits_for_the_lock(make_recipe, tmp_path) -> None:
+    import fcntl
+
+    train(make_recipe("steps=1"))
+    with (tmp_path / "run/.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(IgrftError, match="another process"):
+            train(make_recipe("steps=1", "seed=3"), overwrite=True)
+    assert checkpoint.newest(tmp_path / "run") is not None
+
+
+def test_overwriting_with_data_that_are_not_there_removes_nothing(make_recipe, tmp_path) -> None:
+    train(make_recipe("steps=1"))
+    before = tree_digest(tmp_path / "run")
+    with pytest.raises(IgrftError):
+        train(make_recipe("steps=1", "datasets.0.root=/nowhere/x"), overwrite=True)
+    assert tree_digest(tmp_path / "run") == before

@@ -11,7 +11,8 @@ from igrft.resources import folder
 from igrft.rewards import exploration_temperature
 from igrft.training.recipe import Recipe
 from igrft.training.recipe_file import load_recipe, read_yaml
-from igrft.training.setup import check_recipe, run_folder
+from igrft.training.rules import check_recipe
+from igrft.training.setup import run_folder
 
 ROOT = folder("recipes")
 FULL = sorted(p.stem for p in ROOT.glob("*.yaml"))
@@ -38,7 +39,7 @@ def test_one_recipe_a_stage_and_baseline():
 
 
 def test_stages_and_baselines_have_a_tiny_twin():
-    assert {*STAGES, *BASELINES} <= set(TINY) <= set(FULL)
+    assert TINY == FULL
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
@@ -64,7 +65,8 @@ def test_general_optimization_of_table_v(full):
         assert made.batch_size == 64
         assert made.optimizer.clip == 1.0
         assert made.optimizer.ema == 0.999
-        assert made.optimizer.warmup_steps == 1000
+        # A round of Stage III is no longer than Table V's warm-up: ours is a tenth.
+        assert made.optimizer.warmup_steps == (100 if made.stage == "hil" else 1000)
     # Critic warm-up steps, of those that start a critic.
     starts = {n: made.critic.start for n, made in full.items()}
     assert {n: s for n, s in starts.items() if s} == dict.fromkeys(["sft", "sft_success", *SMALL_CARD], 2000)
@@ -153,7 +155,9 @@ def test_insulation_and_text(full, tiny):
     assert {n: made.objective.text_weight for n, made in full.items() if made.objective.text_weight != 1} == {
         "sft_expert_only": 0.0
     }
-    assert not any(made.objective.insulate or made.objective.text_weight for made in tiny.values())
+    # state_flow has no language model; those of a small card train a tiny π0.5.
+    assert {n for n, made in tiny.items() if made.objective.insulate} == set(SMALL_CARD)
+    assert {n for n, made in tiny.items() if made.objective.text_weight} == {"sft_lora"}
 
 
 def test_the_hil_round_takes_equal_parts(full, tiny):
@@ -189,6 +193,7 @@ def test_twins_differ_from_their_originals_in_size_alone(full, tiny):
         "critic.learning_rate", "critic.start", "critic.evaluate_every", "critic.queries", "critic.width",
         "critic.heads", "critic.hidden",
         "optimizer.learning_rate", "optimizer.final_learning_rate", "optimizer.warmup_steps", "optimizer.ema",
+        "lora.rank",
     }  # fmt: skip
     for name in TINY:
         big, small = (flat(read_yaml(ROOT / p)) for p in (f"{name}.yaml", f"tiny/{name}.yaml"))
@@ -198,9 +203,10 @@ def test_twins_differ_from_their_originals_in_size_alone(full, tiny):
 
 
 def test_twins_run_on_a_cpu(tiny):
-    for made in tiny.values():
-        assert (made.policy.type, made.policy.device) == ("state_flow", "cpu")
-        assert made.optimizer.learning_rate == 1e-3 and made.optimizer.ema == 0.99
+    for name, made in tiny.items():
+        kind = "pi05_tiny" if name in SMALL_CARD else "state_flow"
+        assert (made.policy.type, made.policy.device) == (kind, "cpu")
+        assert made.optimizer.learning_rate == (1e-3 if kind == "pi05_tiny" else 3e-3) and made.optimizer.ema == 0.99
         assert made.steps <= 4000
     assert tiny["sft"].steps + tiny["offline_rl"].steps == tiny["sft_success"].steps
     assert tiny["hil"].critic.update_every == 2

@@ -10,7 +10,7 @@ import yaml
 from igrft.errors import UsageError
 from igrft.training.recipe import Recipe
 from igrft.training.recipe_file import recipe_from, resolved, resolved_yaml
-from igrft.training.run import _claim, differing
+from igrft.training.run import _clear, _is_stale, differing
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -63,31 +63,34 @@ def test_a_recipe_is_itself_after_it_was_written():
     assert differing(made, yaml.safe_load(resolved_yaml(made))) == []
 
 
-def test_a_new_folder_is_made(tmp_path):
-    _claim(tmp_path / "a/b", recipe(), overwrite=False)
-    assert (tmp_path / "a/b").is_dir()
-    (tmp_path / "a/b/.lock").touch()
-    _claim(tmp_path / "a/b", recipe(), overwrite=False)
+def test_a_new_folder_is_free(tmp_path):
+    assert not _is_stale(tmp_path / "a/b", recipe(), overwrite=False)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/.lock").touch()
+    assert not _is_stale(tmp_path / "c", recipe(), overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_the_same_run_goes_on(tmp_path, overwrite):
     run = run_of(tmp_path / "run", recipe())
-    _claim(run, recipe("log_every=3"), overwrite)
+    assert not _is_stale(run, recipe("log_every=3"), overwrite)
     assert (run / "checkpoints/last").exists() and (run / "metrics.jsonl").is_file()
 
 
 def test_another_run_is_refused_naming_the_key(tmp_path):
     run = run_of(tmp_path / "run", recipe())
     with pytest.raises(UsageError, match=r"holds a run with another objective\.beta; .*--output_dir, or --overwrite"):
-        _claim(run, recipe("objective.beta=0.1", "seed=4"), overwrite=False)
+        _is_stale(run, recipe("objective.beta=0.1", "seed=4"), overwrite=False)
     assert (run / "checkpoints/000010").is_dir()
 
 
 def test_overwriting_starts_anew(tmp_path):
     run = run_of(tmp_path / "run", recipe())
     (run / "notes.txt").write_text("mine")
-    _claim(run, recipe("seed=4"), overwrite=True)
+    assert _is_stale(run, recipe("seed=4"), overwrite=True)
+    assert (run / "checkpoints/000010").is_dir()
+    _clear(run)
     assert sorted(p.name for p in run.iterdir()) == [".lock", "notes.txt"]
 
 
@@ -96,5 +99,5 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, overwrite):
     (tmp_path / "thesis.tex").write_text("...")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UsageError, match="holds something that is no run of igrft; give another --output_dir"):
-        _claim(tmp_path, recipe(), overwrite)
+        _is_stale(tmp_path, recipe(), overwrite)
     assert (tmp_path / "thesis.tex").is_file() and (tmp_path / "checkpoints").is_dir()

@@ -12,7 +12,8 @@ from igrft.errors import UsageError
 from igrft.models.actors import register_policy
 from igrft.training.recipe import DatasetEntry, Recipe
 from igrft.training.recipe_file import recipe_from
-from igrft.training.setup import check_recipe, policy_config, put_features, run_folder
+from igrft.training.rules import check_recipe
+from igrft.training.setup import policy_config, put_features, run_folder
 
 
 def made(*overrides: str) -> Recipe:

@@ -29,7 +29,7 @@ class StateFlowConfig(PreTrainedConfig):
 
     n_obs_steps: int = 1
     chunk_size: int = 8
-    n_action_steps: int = 8
+    n_action_steps: int = 4
 
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {
@@ -40,7 +40,7 @@ class StateFlowConfig(PreTrainedConfig):
         }
     )
 
-    width: int = 128
+    width: int = 96
     num_blocks: int = 3
     head_blocks: int = 2
     time_width: int = 32

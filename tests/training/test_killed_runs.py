@@ -1,0 +1,83 @@
+"""Runs as processes, killed and told to stop from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_recipe import TINY
+
+COMMAND = [sys.executable, "-m", "igrft.cli.main", "train"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": ""}
+
+
+@pytest.fixture
+def start(labelled: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    recipe = {**json.loads(json.dumps(TINY)), "steps": 400, "save_every": 20, "log_every": 10}
+    recipe["datasets"] = [{"root": str(labelled)}]
+    recipe["objective"]["type"] = "ig_awr"
+    (tmp_path / "mine.yaml").write_text(json.dumps(recipe))
+
+    def begin(run: str) -> subprocess.Popen[str]:
+        command = [*COMMAND, str(tmp_path / "mine.yaml"), f"--output_dir={tmp_path / run}", "-q"]
+        return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    return begin
+
+
+def reached(run: Path, step: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Wait until a run has logged ``step``."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        path = run / "metrics.jsonl"
+        if path.is_file() and f'"step": {step}' in path.read_text():
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    raise AssertionError(f"{run} did not reach step {step}")
+
+
+def final(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints/000400/pretrained_model/model.safetensors")
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_a_run_ends_with_the_bits_of_one_left_alone(start, tmp_path) -> None:
+    alone = start("alone")
+    assert alone.wait(300) == 0
+    rng = random.Random(0)
+    for at in (30, 110, 200, 310):
+        process = start("killed")
+        reached(tmp_path / "killed", at, process)
+        time.sleep(rng.uniform(0, 0.2))
+        process.kill()
+        process.wait()
+    assert start("killed").wait(300) == 0
+    a, b = final(tmp_path / "alone"), final(tmp_path / "killed")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    steps = [
+        [json.loads(x).get("loss") for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
+        for n in ("alone", "killed")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_sigterm_ends_a_process_with_one_line_and_a_checkpoint(start, tmp_path) -> None:
+    process = start("run")
+    reached(tmp_path / "run", 10, process)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error.count("\n") == 1
+    assert "and saved; run the same command to go on" in error
+    assert (tmp_path / "run/checkpoints/last/training_state/state.json").is_file()
