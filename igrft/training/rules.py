@@ -43,6 +43,7 @@ def check_recipe(recipe: Recipe, name: str) -> None:
         ("optimizer.learning_rate", recipe.optimizer.learning_rate),
         ("optimizer.eps", recipe.optimizer.eps),
         ("critic.learning_rate", recipe.critic.learning_rate),
+        ("cpu_threads", 1 if recipe.cpu_threads is None else recipe.cpu_threads),
         ("critic.queries", recipe.critic.queries),
         ("critic.heads", recipe.critic.heads),
         ("critic.width", recipe.critic.width),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 #: Settings that change neither data nor results: a run goes on when they differ.
-_FREE = frozenset({"output_dir", "num_workers", "log_every", "save_every", "keep_checkpoints", "wandb"})
+_FREE = frozenset({"output_dir", "num_workers", "cpu_threads", "log_every", "save_every", "keep_checkpoints", "wandb"})
 
 
 @dataclass
@@ -70,6 +70,11 @@ def train(
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
     check_recipe(loaded, name)
     run = run_folder(loaded, name).absolute()
+    with _threads(loaded.cpu_threads):
+        return _train(loaded, run, overwrite, show_progress)
+
+
+def _train(loaded: Recipe, run: Path, overwrite: bool, show_progress: bool) -> TrainResult:
     accelerator = make_accelerator(loaded)
     stale = _is_stale(run, loaded, overwrite)
     accelerator.wait_for_everyone()
@@ -225,6 +230,18 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, part in items:
         out.update(_flat(part, f"{prefix}{key}."))
     return out
+
+
+@contextlib.contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """PyTorch computes on ``number`` threads inside the block."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _step_of(folder: Path | None) -> int:

@@ -191,9 +191,13 @@ class FlowHead(nn.Module):
         self.blocks = nn.ModuleList(HeadBlock(config.width) for _ in range(config.head_blocks))
         self.norm = nn.LayerNorm(config.width)
         self.out = nn.Linear(config.width, flat)
+        # The velocity holds the noise, of which a chunk may have more numbers than the layers are wide: it passes
+        # them by, scaled by the time alone.
+        self.past = nn.Linear(config.width, config.action_dim)
         # An untrained head predicts no velocity.
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for last in (self.out, self.past):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, noisy: Tensor, time: Tensor, features: Tensor) -> Tensor:
         """S draws an observation at once: noisy [B, S, chunk, dim], time [B, S], features [B, width] → like noisy."""
@@ -201,8 +205,9 @@ class FlowHead(nn.Module):
             time.flatten(), self.time.in_features, *self.periods, device=time.device
         )
         embedded = embedded.to(self.time.weight.dtype).unflatten(0, time.shape)
-        x = self.chunk(noisy.flatten(-2)) + self.features(self.features_norm(features))[:, None] + self.time(embedded)
+        at = self.time(embedded)
+        x = self.chunk(noisy.flatten(-2)) + self.features(self.features_norm(features))[:, None] + at
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.out(relu(self.norm(x))).view(noisy.shape)
-        return out
+        return out + self.past(relu(at))[:, :, None] * noisy
