@@ -3,6 +3,7 @@
     python benchmarks/training.py                  # a small π0.5 on the CPU
     python benchmarks/training.py --full           # π0.5 at full size with random weights on a GPU, bf16
     python benchmarks/training.py --full --batch 64 --checkpointing
+    python benchmarks/training.py --shapes         # at full size without a GPU: FLOPs and kept bytes, no times
 
 In one run, in turns, best of ``--rounds``:
 - lerobot: ``policy.forward`` (joint pass), backward, clip, its AdamW, as LeRobot's trainer does a step;
@@ -267,15 +268,54 @@ def kept(
         _, module, batch = our_step(actor, config, arguments, recipe, device)
         return kept_by_autograd(module, batch)
 
-    class Joint(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.policy = policy
+    batch: Any = observations(config, arguments.batch, arguments.prompt, device, 0)
+    return kept_by_autograd(_Joint(policy), batch)  # type: ignore[arg-type]
 
-        def forward(self, batch: Any) -> Any:
-            return self.policy.forward(batch)
 
-    return kept_by_autograd(Joint(), observations(config, arguments.batch, arguments.prompt, device, 0))  # type: ignore[arg-type]
+def on_shapes(arguments: argparse.Namespace) -> None:
+    """FLOPs of a forward and backward pass, and bytes kept between them, at full size on the meta device."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    arguments.full, arguments.checkpointing = True, False
+    config = policy_config(arguments, "meta")
+    with torch.device("meta"):
+        policy = build_policy(config)
+    policy.train()
+    actor = make_actor(policy, None, byte_tokenizer())
+    found: dict[str, tuple[float, float]] = {}
+    for name, recipe in (("lerobot", None), *((k, recipe_of(k)) for k in ("equal", "sft", "ig_awr"))):
+        policy.zero_grad(set_to_none=True)
+        if recipe is None:
+            module: Any = _Joint(policy)
+            batch: Any = observations(config, arguments.batch, arguments.prompt, "meta", 0)
+        else:
+            _, module, batch = our_step(actor, config, arguments, recipe, "meta")
+        kept_bytes = kept_by_autograd(module, batch)
+        with FlopCounterMode(display=False) as counter:
+            out = module(batch)
+            (out["loss"] if isinstance(out, dict) else out).backward()
+        found[name] = (float(counter.get_total_flops()), float(kept_bytes))
+        print(f"{name:8s} {found[name][0] / 1e12:8.2f} TFLOP  {found[name][1] / 1e9:7.2f} GB kept", flush=True)
+    for a, b in (("equal", "lerobot"), ("sft", "lerobot"), ("ig_awr", "sft")):
+        ratios = [x / y for x, y in zip(found[a], found[b], strict=True)]
+        print(f"{a} / {b}: FLOPs {ratios[0]:.3f}, kept {ratios[1]:.3f}")
+
+
+class _Joint(torch.nn.Module):
+    """LeRobot's training forward, apart from the figures that it reads off its losses."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: Any) -> Tensor:
+        policy, config = self.policy, self.policy.config
+        images, masks = policy._preprocess_images(batch)
+        actions = policy.prepare_action(batch)
+        noise, moment = torch.zeros_like(actions), torch.zeros(len(actions), device=actions.device)
+        losses = policy.model.forward(images, masks, batch[TOKENS], batch[MASK], actions, noise, moment)
+        out: Tensor = losses[..., : config.output_features["action"].shape[0]].mean()
+        return out
 
 
 def machine(device: str) -> str:
@@ -287,6 +327,7 @@ def machine(device: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="π0.5 at full size, bf16, on a GPU")
+    parser.add_argument("--shapes", action="store_true", help="full size on shapes alone: FLOPs and kept bytes")
     parser.add_argument("--device", default=None)
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--prompt", type=int, default=70, help="real tokens of a prompt")
@@ -301,6 +342,9 @@ def main() -> None:
     arguments.batch = arguments.batch or (16 if arguments.full else 8)
     if arguments.full and not torch.cuda.is_available():
         raise SystemExit("--full needs a GPU")
+    if arguments.shapes:
+        on_shapes(arguments)
+        return
     results = run(arguments)
     flops = model_flops(arguments) * arguments.batch
     ratios = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from igrft.errors import UsageError, did_you_mean
+from igrft.errors import IgrftError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
@@ -48,7 +48,13 @@ def build_policy(config: PreTrainedConfig) -> PreTrainedPolicy:
     from lerobot.policies.factory import get_policy_class
 
     _refuse_unknown(config.type)
-    return get_policy_class(config.type)(config)
+    try:
+        return get_policy_class(config.type)(config)
+    except OSError as error:
+        raise IgrftError(
+            f"policy {config.type!r}: a model it is built on could not be fetched "
+            f"({' '.join(str(error).split())[:200]}); fetch it where there is a network, or name a folder that holds it"
+        ) from None
 
 
 def make_actor(policy: PreTrainedPolicy, text: TextSettings | None = None, tokenizer: Any = None) -> Actor:

@@ -7,6 +7,7 @@ returns random weights instead, so the weights are loaded here, with its key fix
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ PRETRAINED = "pretrained_model"
 CRITIC = "critic"
 CHECKPOINTS = "checkpoints"
 LAST = "last"
+#: First parts of paths that are folders of runs, never owners on the Hub.
+_OUR_FOLDERS = frozenset({"", ".", "..", "~", "runs", "outputs", "checkpoints"})
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class CheckpointFolder:
             UsageError: nothing of the kind is there.
         """
         root = Path(path).expanduser()
-        if not root.exists():
+        if is_hub_id(path):
             root = _download(str(path))
         if (root / CHECKPOINTS).is_dir():
             last = root / CHECKPOINTS / LAST
@@ -203,8 +206,18 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def is_hub_id(path: str | Path) -> bool:
-    """Whether ``path`` names no folder here, so that it can only be the id of a model on the Hub."""
-    return not Path(path).expanduser().exists()
+    """Whether ``path`` can only be the id of a model on the Hub: OWNER/NAME, and no folder of runs here.
+
+    Raises:
+        UsageError: it names a folder that is not there.
+    """
+    text = str(path)
+    if Path(text).expanduser().exists():
+        return False
+    owner, slash, name = text.partition("/")
+    if not slash or not re.fullmatch(r"[\w.-]+", name) or owner in _OUR_FOLDERS or Path(owner).is_dir():
+        raise UsageError(f"there is no run or checkpoint at {text!r} yet; train it first, or name another one")
+    return True
 
 
 def _download(repo_id: str) -> Path:
@@ -221,5 +234,5 @@ def _download(repo_id: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
             f"no folder {repo_id!r}, and the model could not be fetched from the Hub: "
-            f"{' '.join(str(error).split())[:200]}"
+            f"{' '.join(str(error).split())[:300]}"
         ) from None

@@ -69,6 +69,13 @@ def save_processors(pre: Any, post: Any, folder: Path) -> None:
         step.tokenizer.save_pretrained(folder / TOKENIZER)
 
 
+def name_tokenizer(pre: Any, name: str) -> None:
+    """Have the name of a tokenizer saved, so that LeRobot alone can read the processors back."""
+    step = _tokenizer_step(pre)
+    if step is not None:
+        step.tokenizer_name, step.tokenizer = name, None
+
+
 def tokenizer_of(pre: Any) -> Any:
     """The tokenizer that a preprocessor uses, or None."""
     step = _tokenizer_step(pre)

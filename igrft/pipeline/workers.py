@@ -78,7 +78,7 @@ def label_episode(label: Labeller, episode: Episode, step: Step) -> tuple[Episod
 
 def refuse_full_disk(error: OSError) -> None:
     """Turn 'no space left' into the error that ends the run: no other episode would fare better."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f" while writing {error.filename}" if error.filename else ""
         raise IgrftError(f"the disk is full{where}; free space and run the same command again, it resumes") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,8 +99,17 @@ def batches(
         num_workers=min(workers, max(count, 1)),
         prefetch_factor=_PREFETCH,
         pin_memory=torch.device(device).type == "cuda",
+        # A loader draws its workers' seed: from a generator of its own, so that the run's stays where it was.
+        generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_let_the_run_decide,
     )
     return (_delivered(seen, labels) for seen in loader)
+
+
+def _let_the_run_decide(_: int) -> None:
+    """Ctrl-C and `timeout` signal a whole group of processes: workers leave it, so that the run alone decides."""
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
 
 
 def by_dataset(dataset: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

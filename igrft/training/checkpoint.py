@@ -2,7 +2,7 @@
 
 ``checkpoints/STEP/pretrained_model`` is a LeRobot checkpoint (averaged weights, adapters merged),
 ``critic/`` stands beside it, ``training_state/`` holds what resuming takes: weights as they were trained,
-averages, optimizers, random states. Only the newest keeps its ``training_state``.
+averages, optimizers, random states. Only the two newest keep their ``training_state``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def save(run: Path, step: int, state: RunState, *, keep: int | None, main: bool 
         shutil.rmtree(temporary, ignore_errors=True)
         last = newest(run)
         intact = f"; the checkpoint {last} is intact" if last else ""
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            words in str(error) for words in ("No space", "File too large", "quota")
+        )
         why = "the disk is full" if full else " ".join(str(error).split())
         raise IgrftError(
             f"step {step}: the checkpoint could not be written to {target.parent} ({why}){intact}; make room "
@@ -149,7 +151,7 @@ def _write(
     pretrained = folder / PRETRAINED
     pretrained.mkdir(parents=True)
     policy = state.module.policy
-    policy.save_pretrained(pretrained, state_dict=merged_state(policy, gathered["policy"]))
+    policy.save_pretrained(pretrained, state_dict=merged_state(policy, gathered["policy"], state.module.saved_dtypes))
     save_processors(state.preprocess, state.postprocess, pretrained)
     if gathered["critic"]:
         (folder / CRITIC).mkdir()
@@ -247,7 +249,8 @@ def _point(link: Path, name: str) -> None:
 def _prune(run: Path, newest_one: Path, keep: int | None) -> None:
     """Remove what older checkpoints need no more, oldest first."""
     found = sorted(p for p in (run / CHECKPOINTS).iterdir() if p.is_dir() and p.name.isdigit() and p != newest_one)
-    for path in found:
+    # Two can be gone on from: should the newest be damaged, the one before it is there.
+    for path in found[:-1]:
         shutil.rmtree(path / TRAINING, ignore_errors=True)
     if keep is not None:
         for path in found[: max(0, len(found) - (keep - 1))]:

@@ -26,7 +26,15 @@ from igrft.training.module import TrainingModule
 from igrft.training.recipe import Recipe
 from igrft.training.recipe_file import load_recipe, resolved_yaml
 from igrft.training.rules import check_recipe
-from igrft.training.setup import critic_config, open_data, policy_config, put_features, run_folder
+from igrft.training.setup import (
+    critic_config,
+    effective_precision,
+    open_data,
+    policy_config,
+    put_features,
+    run_folder,
+    train_in_float32,
+)
 
 if TYPE_CHECKING:
     from igrft.training.data import TrainingData
@@ -126,6 +134,8 @@ def _on_meta(
                 from igrft.training.lora import add_adapters
 
                 add_adapters(policy, recipe.lora)
+            if effective_precision(recipe, config) == "bf16":
+                train_in_float32(policy)
             layers = at_fractions(recipe.critic.layers, actor.depth)
             critic = Critic(critic_config(recipe, actor, data, layers)) if recipe.critic.enabled else None
             module = TrainingModule(actor, critic, layers, recipe)

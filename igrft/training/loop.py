@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from igrft.dataset.parquet import write_table
 from igrft.errors import IgrftError
-from igrft.training import checkpoint, heldout
+from igrft.training import checkpoint
 from igrft.training.ema import Ema
 from igrft.training.inputs import Inputs
-from igrft.training.labels import reward_weights
 from igrft.training.lora import trainable, whole
 from igrft.training.module import StepBatch, TrainingModule
-from igrft.training.recorder import HELDOUT, HELDOUT_COLUMNS, Metrics, SampleRecorder, table_of
+from igrft.training.recorder import COLUMNS, HELDOUT, HELDOUT_COLUMNS, Metrics, SampleRecorder, table_of
+from igrft.training.watch import CriticWatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -67,9 +68,6 @@ class Loop:
     resumed_at: int = 0
     show: bool = False
     critic_updates: int = 0
-    critic_stopped: int | None = None
-    best_fit: float = -math.inf
-    best_step: int = 0
     _signal: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +75,8 @@ class Loop:
         self.inner: TrainingModule = self.accelerator.unwrap_model(self.module)
         self.inputs = Inputs(self.built, self.accelerator.device)
         self.main = self.accelerator.is_main_process
+        self.watch = CriticWatch(self.recipe, self.inner, self.inputs, self.ema)
+        self.window = Window()
         self._follow_rate()
 
     # The state that a checkpoint holds.
@@ -92,20 +92,29 @@ class Loop:
             critic_settings=self.built.critic_settings if self.built.critic is not None else {},
             extra={
                 "critic_updates": self.critic_updates,
-                "critic_stopped": self.critic_stopped,
-                "best_fit": None if math.isinf(self.best_fit) else self.best_fit,
-                "best_step": self.best_step,
+                "watch": self.watch.state(),
+                "window": self.window.state(),
+                "origin": self.built.origin,
             },
         )
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint."""
         found = checkpoint.restore(folder, self.state())
+        self._refuse_other_origin(found["origin"])
         self.resumed_at = int(found["step"])
         self.critic_updates = int(found["critic_updates"])
-        self.critic_stopped = found["critic_stopped"]
-        self.best_fit = -math.inf if found["best_fit"] is None else float(found["best_fit"])
-        self.best_step = int(found["best_step"])
+        self.watch.restore(found["watch"])
+        self.window.restore(found["window"], self.accelerator.device)
+
+    def _refuse_other_origin(self, earlier: dict[str, Any]) -> None:
+        told = {"data": "labels or frames of its datasets", "init_from": "checkpoint that it started from"}
+        for what, name in told.items():
+            if earlier.get(what) != self.built.origin.get(what):
+                raise IgrftError(
+                    f"{self.run} cannot go on: the {name} changed since it was stopped; restore them, or train on with "
+                    f"--init_from={self.run} --output_dir=ANOTHER"
+                )
 
     # Running.
 
@@ -118,33 +127,32 @@ class Loop:
         recipe = self.recipe
         metrics = Metrics(self.run, recipe.wandb, config, self.resumed_at) if self.main else None
         recorder = SampleRecorder(self.run, self.resumed_at) if self.main else None
-        window = Window()
         self.module.train()
         with self._signals(), self._bar() as bar:
             stream = self._stream()
             waited = time.perf_counter()
             parts = next(stream, None)
-            window.data += time.perf_counter() - waited
+            self.window.data += time.perf_counter() - waited
             for step in range(self.resumed_at + 1, recipe.steps + 1):
                 assert parts is not None
                 figures, rows = self._step(step, parts)
                 # The next batch is made while an accelerator still computes: looking at the loss waits for it.
                 waited = time.perf_counter()
-                following = next(stream, None)
-                window.data += time.perf_counter() - waited
+                following = self._next(stream)
+                self.window.data += time.perf_counter() - waited
                 self._refuse_nan(step, figures, parts)
                 parts = following
-                window.add(figures)
+                self.window.add(figures)
                 if recorder is not None:
                     recorder.add(rows)
                 bar.update(1)
-                if step % recipe.log_every == 0 or step == recipe.steps:
-                    line = self._line(step, window)
+                due = self.watch.due(step)
+                if due or step % recipe.log_every == 0 or step == recipe.steps:
+                    line = self._line(step) | (self._held_out(step) if due else {})
                     if metrics is not None:
                         metrics.write(line)
                     bar.set_postfix_str(f"loss {line['loss']:.4f}", refresh=False)
-                    window = Window()
-                self._watch_critic(step, metrics)
+                    self.window = Window()
                 stop = self._asked_to_stop()
                 if step % recipe.save_every == 0 or step == recipe.steps or stop:
                     if recorder is not None:
@@ -171,9 +179,6 @@ class Loop:
                 if not name.startswith("sample/"):
                     figures[name] = figures.get(name, 0.0) + value.detach().float() / len(parts)
             rows.append(SampleRecorder.row(step, out, part.labels, part.dataset))
-            weights = out.get("sample/weight")
-            if weights is not None:
-                self._count_weights(figures, out["sample/advantage"], weights, len(parts))
         figures["grad_norm"] = self._update("actor", self.inner.policy)
         if self.inner.critic is not None:
             if self._critic_turn(step):
@@ -185,8 +190,12 @@ class Loop:
         self._next_rate()
         if self.ema is not None:
             self.ema.update()
-        gathered = torch.cat(rows)
-        return figures, self.accelerator.gather(gathered) if self.accelerator.num_processes > 1 else gathered
+        samples = torch.cat(rows)
+        if self.accelerator.num_processes > 1:
+            samples = self.accelerator.gather(samples)
+        if self.inner.weighted:
+            figures.update(weight_figures(samples, self.recipe.objective.weight_limit))
+        return figures, samples
 
     def _update(self, name: str, module: torch.nn.Module) -> Tensor:
         optimizer = self.optimizers[name]
@@ -209,21 +218,7 @@ class Loop:
 
     def _critic_turn(self, step: int) -> bool:
         settings = self.recipe.critic
-        return self.critic_stopped is None and step > settings.start and step % settings.update_every == 0
-
-    def _count_weights(self, figures: dict[str, Tensor], advantage: Tensor, weights: Tensor, parts: int) -> None:
-        """Figures of the weights in a part of a step."""
-        limit = self.recipe.objective.weight_limit
-        found = {
-            "advantage_mean": advantage.mean(),
-            "advantage_std": advantage.std(unbiased=False),
-            "weight_mean": weights.mean(),
-            "clipped_share": (weights >= limit).float().mean(),
-            "ess": weights.sum() ** 2 / (weights**2).sum().clamp_min(1e-12) / len(weights),
-            "positive_share": (advantage > 0).float().mean(),
-        }
-        for name, value in found.items():
-            figures[name] = figures.get(name, 0.0) + value / parts
+        return self.watch.stopped is None and step > settings.start and step % settings.update_every == 0
 
     # Data.
 
@@ -249,6 +244,15 @@ class Loop:
                 parts.append(Parts(batch, raw.dataset.to(accelerator.device), raw.index, batch.labels))
             yield parts
 
+    def _next(self, stream: Iterator[list[Parts]]) -> list[Parts] | None:
+        """The next step's parts; None at the end, or where the signal that ends the run took a worker along."""
+        try:
+            return next(stream, None)
+        except RuntimeError:
+            if self._signal is None:
+                raise
+            return None
+
     # Watching.
 
     def _refuse_nan(self, step: int, figures: dict[str, Tensor], parts: list[Parts]) -> None:
@@ -267,52 +271,28 @@ class Loop:
             f"{'; '.join(where)}; {kept}; look at these frames, or lower optimizer.learning_rate"
         )
 
-    def _watch_critic(self, step: int, metrics: Metrics | None) -> None:
-        """Fit the critic to held-out episodes now and then; stop it at its best where that is asked for."""
-        settings, critic = self.recipe.critic, self.inner.critic
-        due = settings.evaluate_every > 0 and (step % settings.evaluate_every == 0 or step == self.recipe.steps)
-        if critic is None or not due or not self.built.data.has_heldout:
-            return
+    def _held_out(self, step: int) -> dict[str, Any]:
+        """The critic's fit on held-out episodes, for the step's line."""
         size = self.recipe.batch_size // (self.accelerator.num_processes * self.recipe.gradient_accumulation)
         with self.accelerator.autocast():
-            rows = heldout.look(self.inner, self.inputs, step, size, settings.evaluate_frames)
-        one_value = reward_weights(self.recipe) if self.recipe.objective.type == "iql" else None
-        found = heldout.fit(rows, one_value)
-        if metrics is not None:
-            from igrft.dataset.parquet import write_table
-
-            metrics.write({"step": step, "heldout": found})
+            line, rows = self.watch.look(step, size, self.critic_updates > 0)
+        if self.main:
             write_table(self.run / HELDOUT / f"{step:09d}.parquet", table_of(rows, HELDOUT_COLUMNS))
-        best = self.inner.best
-        if best is None or self.critic_stopped is not None or not self.critic_updates:
-            return
-        score = heldout.score(found)
-        if score > self.best_fit:
-            self.best_fit, self.best_step = score, step
-            best.load_state_dict(critic.state_dict())
-        elif step - self.best_step >= (settings.patience or 0) * settings.evaluate_every:
-            self.critic_stopped = step
-            critic.load_state_dict(best.state_dict())
-            if self.ema is not None:
-                for name, parameter in critic.named_parameters():
-                    average = self.ema.average.get(f"critic.{name}")
-                    if average is not None:
-                        average.copy_(parameter.detach())
-            if metrics is not None:
-                metrics.write({"step": step, "critic_stopped": {"best_step": self.best_step, "fit": self.best_fit}})
+        return line
 
-    def _line(self, step: int, window: Window) -> dict[str, Any]:
+    def _line(self, step: int) -> dict[str, Any]:
         """A line of metrics, averaged over the steps since the last one and over the processes."""
+        window = self.window
         names = sorted(window.sums)
         means = torch.stack([window.sums[n] / window.counts[n] for n in names])
         means = self.accelerator.reduce(means, "mean") if self.accelerator.num_processes > 1 else means
-        seconds = (time.perf_counter() - window.started) / window.steps
+        seconds = (time.perf_counter() - window.started) / max(window.timed, 1)
         line: dict[str, Any] = {"step": step, **dict(zip(names, means.tolist(), strict=True))}
         line["learning_rate"] = self.schedule.get_last_lr()[0]
         if "critic" in self.optimizers:
             line["critic_learning_rate"] = self.optimizers["critic"].param_groups[0]["lr"]
         line["seconds"] = seconds
-        line["seconds_data"] = window.data / window.steps
+        line["seconds_data"] = window.data / max(window.timed, 1)
         line["samples_per_second"] = self.recipe.batch_size / seconds
         line["memory_gb"] = memory_gb(self.accelerator.device)
         return line
@@ -368,14 +348,44 @@ class Window:
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     steps: int = 0
+    timed: int = 0
     data: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
+    def state(self) -> dict[str, Any]:
+        """JSON for a checkpoint: a run that goes on logs what one left alone would."""
+        return {"sums": {n: v.item() for n, v in self.sums.items()}, "counts": self.counts, "steps": self.steps}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """What :meth:`state` gave. Time that passed meanwhile is nobody's: the rates are of the steps to come."""
+        self.sums = {n: torch.tensor(v, device=device) for n, v in state["sums"].items()}
+        self.counts = {n: int(v) for n, v in state["counts"].items()}
+        self.steps = int(state["steps"])
+        self.timed = 0
+
     def add(self, figures: dict[str, Tensor]) -> None:
         self.steps += 1
+        self.timed += 1
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
+
+
+def weight_figures(samples: Tensor, limit: float) -> dict[str, Tensor]:
+    """Figures of a step's advantages and weights, over all of its samples: parts and processes alike.
+
+    Args:
+        samples: [batch, COLUMNS] of the recorder.
+    """
+    advantage, weight = (samples[:, COLUMNS.index(name)] for name in ("advantage", "weight"))
+    return {
+        "advantage_mean": advantage.mean().float(),
+        "advantage_std": advantage.std(unbiased=False).float(),
+        "weight_mean": weight.mean().float(),
+        "clipped_share": (weight >= limit).float().mean(),
+        "ess": (weight.sum() ** 2 / (weight**2).sum().clamp_min(1e-12) / len(weight)).float(),
+        "positive_share": (advantage > 0).float().mean(),
+    }
 
 
 def memory_gb(device: torch.device) -> float:

@@ -57,25 +57,29 @@ def add_adapters(policy: PreTrainedPolicy, settings: LoraSettings) -> None:
             parameter.requires_grad_(True)
 
 
-def merged_state(policy: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merged_state(
+    policy: nn.Module, values: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype] | None = None
+) -> dict[str, Tensor]:
     """A policy's state under its stock names, adapters merged into the weights they stand on.
 
     The policy itself is left alone: merging and taking apart again would not give the same bits.
 
     Args:
         values: by the policy's own names, in place of its own tensors (averages, for instance).
+        dtypes: by the same names, in which to give them; else each tensor's own.
     """
     from peft.tuners.lora import LoraLayer
 
     own = policy.state_dict()
-    state = {n: values.get(n, t).detach().to(t.dtype) for n, t in own.items()}
+    kinds = {n: (dtypes or {}).get(n, t.dtype) for n, t in own.items()}
+    state = {n: values.get(n, t).detach().to(kinds[n]) for n, t in own.items()}
     for name, module in policy.named_modules():
         if not isinstance(module, LoraLayer):
             continue
         a, b = (values.get(key, own[key]) for key in (f"{name}.lora_{x}.{_ADAPTER}.weight" for x in "AB"))
         delta = (b.detach().float() @ a.detach().float()) * module.scaling[_ADAPTER]
         key = f"{name}.base_layer.weight"
-        state[key] = (state[key].float() + delta.to(state[key].device)).to(own[key].dtype)
+        state[key] = (state[key].float() + delta.to(state[key].device)).to(kinds[key])
     return {n.replace(".base_layer.", "."): t for n, t in state.items() if ".lora_" not in n}
 
 

@@ -65,6 +65,8 @@ class TrainingModule(nn.Module):
         self.__dict__["actor"] = actor
         self.recipe = recipe
         self.layers = layers
+        #: Dtypes in which the policy's tensors are saved, where they are trained in another; set by the setup.
+        self.saved_dtypes: dict[str, torch.dtype] = {}
         self.weights = value_weights(recipe)
         objective = recipe.objective
         self.weighted = objective.type in WEIGHTED

@@ -63,6 +63,7 @@ def recipe_from(value: Mapping[str, Any], overrides: Sequence[str] = (), where: 
     for override in overrides:
         overrides_.apply(tree, override)
     _check(tree, Recipe, where, "")
+    _refuse_device(tree, where)
     # LeRobot warns on every configuration that names no device.
     logging.getLogger("lerobot.configs.policies").setLevel(logging.ERROR)
     try:
@@ -70,6 +71,15 @@ def recipe_from(value: Mapping[str, Any], overrides: Sequence[str] = (), where: 
     except (DraccusException, ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(f"{where}: {_one_line(_cause(error))}") from None
     return recipe
+
+
+def _refuse_device(tree: Mapping[str, Any], where: str) -> None:
+    """LeRobot would go on on the processor, with a warning."""
+    import torch
+
+    device = str((tree.get("policy") or {}).get("device") or "")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"{where}: policy.device is {device}, and PyTorch finds no GPU here")
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -138,7 +148,8 @@ def _numbers(value: Any, cls: Any) -> Any:
         return [_numbers(v, cls) for v in value]
     if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
         try:
-            return float(value)
+            number = float(value)
+            return int(number) if number.is_integer() else number
         except ValueError:
             return value
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from typing import Any
@@ -69,6 +70,36 @@ def check_recipe(recipe: Recipe, name: str) -> None:
         if not number >= 0:
             raise UsageError(f"{name}: {key} must not be negative, got {number}")
     _check_expressions(recipe, name)
+    at_least_one = (
+        ("critic.patience", recipe.critic.patience),
+        ("critic.evaluate_frames", recipe.critic.evaluate_frames),
+        ("keep_checkpoints", recipe.keep_checkpoints),
+    )
+    for key, count in at_least_one:
+        if count is not None and count < 1:
+            raise UsageError(f"{name}: {key} must be at least 1, got {count}")
+    for key, settings in (("optimizer", recipe.optimizer), ("critic", recipe.critic), ("objective", recipe.objective)):
+        for part, value in vars(settings).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{name}: {key}.{part} must be a finite number, got {value}")
+    if recipe.num_workers is not None and recipe.num_workers < 0:
+        raise UsageError(f"{name}: num_workers must not be negative, got {recipe.num_workers}")
+    if not all(0 <= i < 18 for i in recipe.critic.layers):
+        raise UsageError(f"{name}: critic.layers count from 0 to 17 (of 18), got {recipe.critic.layers}")
+    if recipe.precision not in (None, "no", "bf16"):
+        raise UsageError(f"{name}: precision must be bf16, no or null, got {recipe.precision!r}")
+    if recipe.sharding not in (None, "fsdp"):
+        raise UsageError(f"{name}: sharding must be fsdp or null, got {recipe.sharding!r}")
+    if recipe.batch_size % recipe.gradient_accumulation:
+        raise UsageError(
+            f"{name}: batch_size {recipe.batch_size} cannot be divided by gradient_accumulation "
+            f"{recipe.gradient_accumulation}"
+        )
+    if recipe.objective.normalise_weights and recipe.gradient_accumulation > 1:
+        raise UsageError(
+            f"{name}: objective.normalise_weights divides by the mean weight of a whole batch, which "
+            "gradient_accumulation takes apart; use one of the two"
+        )
     betas = recipe.optimizer.betas
     if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
         raise UsageError(f"{name}: optimizer.betas must be two numbers in [0, 1), got {betas}")

@@ -23,7 +23,7 @@ from igrft.training.recipe import Recipe
 from igrft.training.recipe_file import load_recipe, read_yaml, resolved, resolved_yaml
 from igrft.training.recorder import METRICS, WANDB_ID
 from igrft.training.rules import check_recipe
-from igrft.training.setup import Built, build, open_data, run_folder
+from igrft.training.setup import Built, build, effective_precision, open_data, run_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,14 +76,15 @@ def train(
 
 def _train(loaded: Recipe, run: Path, overwrite: bool, show_progress: bool) -> TrainResult:
     accelerator = make_accelerator(loaded)
-    stale = _is_stale(run, loaded, overwrite)
+    stale = _is_stale(run, loaded, overwrite) or overwrite
     accelerator.wait_for_everyone()
     with _locked(run) if accelerator.is_main_process else contextlib.nullcontext():
-        data = open_data(loaded)
         newest = None if stale else checkpoint.newest(run)
+        data = open_data(loaded, newest)
         done = _step_of(newest)
         if done >= loaded.steps:
-            return TrainResult(run, loaded.steps, done, ["already trained"])
+            told = f"already trained: {loaded.steps} of {loaded.steps} steps; --overwrite starts anew"
+            return TrainResult(run, loaded.steps, done, [told])
         built = build(loaded, data, device=str(accelerator.device), resume=newest)
         loop = make_loop(built, accelerator, run, show_progress)
         accelerator.wait_for_everyone()
@@ -107,15 +108,10 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     from accelerate.utils import DistributedDataParallelKwargs
 
     policy = recipe.policy
-    dtype = getattr(policy, "dtype", None)
-    if recipe.precision not in (None, "no", "bf16"):
-        raise UsageError(f"precision must be bf16, no or null, got {recipe.precision!r}")
-    precision = recipe.precision or {"bfloat16": "bf16"}.get(str(dtype), "no")
+    precision = effective_precision(recipe, policy) if policy is not None else recipe.precision or "no"
     plugin: dict[str, Any] = {}
     if recipe.sharding == "fsdp":
         plugin["fsdp_plugin"] = fsdp_plugin()
-    elif recipe.sharding is not None:
-        raise UsageError(f"sharding must be fsdp or null, got {recipe.sharding!r}")
     return Accelerator(
         mixed_precision=precision,
         cpu=policy is not None and policy.device == "cpu",
@@ -189,16 +185,26 @@ def _is_stale(run: Path, recipe: Recipe, overwrite: bool) -> bool:
     Raises:
         UsageError: it holds such a run and ``overwrite`` is false, or something else.
     """
+    if run.is_file():
+        raise UsageError(f"{run} is a file; give another --output_dir")
     if not run.exists() or not any(p.name not in (".lock", "report") for p in run.iterdir()):
         return False
     if not (run / RECIPE).is_file():
         raise UsageError(f"{run} holds something that is no run of igrft; give another --output_dir")
-    different = differing(recipe, read_yaml(run / RECIPE))
+    earlier = read_yaml(run / RECIPE)
+    different = differing(recipe, earlier)
     if not different:
         return False
+    if checkpoint.newest(run) is None:
+        # It failed before its first checkpoint: nothing is lost.
+        return True
     if not overwrite:
+        key = different[0]
+        then, now = (_flat(x).get(key, "nothing") for x in (earlier, resolved(recipe)))
+        rest = f" and {len(different) - 1} more settings" if len(different) > 1 else ""
         raise UsageError(
-            f"{run} holds a run with another {different[0]}; give another --output_dir, or --overwrite to start anew"
+            f"{run} holds a run with another {key} ({then} there, {now} now){rest}; to train on from its weights give "
+            f"--init_from={run} --output_dir=ANOTHER, to start anew --overwrite"
         )
     return True
 

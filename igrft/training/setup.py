@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from igrft import columns as c
 from igrft.errors import IgrftError, UsageError
 from igrft.models.actors import build_policy, looks_at_pictures, make_actor
 from igrft.models.critic import Critic, CriticConfig
 from igrft.models.load import WEIGHTS, CheckpointFolder, is_hub_id, load_config, load_critic, load_weights
-from igrft.models.processors import load_processors, make_processors
+from igrft.models.processors import load_processors, make_processors, name_tokenizer
 from igrft.models.protocol import Actor, at_fractions
+from igrft.steps.values.checkpoint import digest_of_folders
 from igrft.training.labels import reward_weights
 from igrft.training.module import TrainingModule, value_weights
 from igrft.training.recipe import Recipe
@@ -29,7 +33,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Built:
-    """What a run trains, before accelerate has seen it."""
+    """What a run trains, before accelerate has seen it.
+
+    Attributes:
+        precision: bf16 or no: what the passes run under.
+        origin: digests of what the run is made from; a run goes on from the same alone.
+    """
 
     recipe: Recipe
     data: TrainingData
@@ -39,6 +48,8 @@ class Built:
     critic: Critic | None
     module: TrainingModule
     advantage_steps: int
+    precision: str
+    origin: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -56,7 +67,7 @@ class Built:
             "advantage_steps": self.advantage_steps,
             "reward_kind": rewards.kind,
             "reward_weights": list(reward_weights(self.recipe)),
-            "precision": self.recipe.precision,
+            "precision": self.precision,
             "objective": self.recipe.objective.type,
         }
 
@@ -85,11 +96,15 @@ def policy_config(recipe: Recipe, *, fetch: bool = True) -> tuple[PreTrainedConf
             f"{recipe.policy.type!r}; give --policy.type={held.type} or another checkpoint"
         )
     config = copy.deepcopy(recipe.policy)
+    _take_widths(config, held)
+    return config, folder
+
+
+def _take_widths(config: PreTrainedConfig, held: PreTrainedConfig) -> None:
+    """Widths are the weights' own; a run from nothing may have made its policy wider than the default."""
     for key in ("max_state_dim", "max_action_dim"):
         if hasattr(config, key):
-            # Widths are the weights' own; a run from nothing may have made its policy wider than the default.
             setattr(config, key, getattr(held, key))
-    return config, folder
 
 
 def build(recipe: Recipe, data: TrainingData, *, device: str | None = None, resume: Path | None = None) -> Built:
@@ -101,10 +116,13 @@ def build(recipe: Recipe, data: TrainingData, *, device: str | None = None, resu
     Raises:
         UsageError, IgrftError: see the parts.
     """
-    config, folder = policy_config(recipe)
-    if resume is not None:
-        # Adapters were merged into what the checkpoint holds: their base is where the run began.
-        folder = CheckpointFolder.find(resume) if recipe.lora.rank == 0 else folder
+    # Adapters were merged into what a checkpoint holds: their base is where the run began.
+    again = resume is not None and recipe.lora.rank == 0
+    config, folder = _resumed(recipe, resume) if again and resume else policy_config(recipe)
+    precision = effective_precision(recipe, config)
+    origin = {"data": data_digest(data)}
+    if recipe.lora.rank > 0 and folder is not None:
+        origin["init_from"] = digest_of_folders([folder.pretrained])
     config.device = device or config.device
     config.pretrained_path = None
     put_features(config, data, folder is not None)
@@ -123,6 +141,9 @@ def build(recipe: Recipe, data: TrainingData, *, device: str | None = None, resu
         from igrft.training.lora import add_adapters
 
         add_adapters(policy, recipe.lora)
+    saved = {n: t.dtype for n, t in policy.state_dict().items()}
+    if precision == "bf16":
+        train_in_float32(policy)
     policy.to(config.device)
     steps = recipe.advantage.steps or actor.chunk_size
     layers = at_fractions(recipe.critic.layers, actor.depth)
@@ -130,7 +151,44 @@ def build(recipe: Recipe, data: TrainingData, *, device: str | None = None, resu
     if critic is not None:
         critic.to(config.device)
     module = TrainingModule(actor, critic, layers, recipe)
-    return Built(recipe, data, actor, pre, post, critic, module, steps, notices)
+    module.saved_dtypes = saved
+    return Built(recipe, data, actor, pre, post, critic, module, steps, precision, origin, notices)
+
+
+def _resumed(recipe: Recipe, checkpoint: Path) -> tuple[PreTrainedConfig, CheckpointFolder]:
+    """Configuration and folder of a run's own checkpoint; where the run began is not asked again."""
+    folder = CheckpointFolder.find(checkpoint)
+    held = load_config(folder.pretrained)
+    config = copy.deepcopy(recipe.policy) if recipe.policy is not None else held
+    _take_widths(config, held)
+    return config, folder
+
+
+def train_in_float32(policy: nn.Module) -> None:
+    """Hold in float32 what is trained. What is frozen keeps its dtype, and the passes run under autocast.
+
+    A step at these learning rates is smaller than the distance of two bfloat16 numbers: AdamW on bfloat16 weights
+    leaves most of them where they are.
+    """
+    for parameter in policy.parameters():
+        if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()
+
+
+def effective_precision(recipe: Recipe, config: PreTrainedConfig) -> str:
+    """bf16 or no: what the recipe says, else what the policy's dtype does, as in LeRobot."""
+    return recipe.precision or {"bfloat16": "bf16"}.get(str(getattr(config, "dtype", None)), "no")
+
+
+def data_digest(data: TrainingData) -> str:
+    """Hex digest of which frames are trained on, and of their labels."""
+    digest = hashlib.sha256()
+    for held in data.entries:
+        labels = held.labels
+        for values in (labels.episode, labels.return_trajectory, labels.return_subtask, labels.reward_sum, held.used):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(np.ascontiguousarray(labels.interaction).tobytes())
+    return digest.hexdigest()[:24]
 
 
 def is_ours(folder: CheckpointFolder) -> bool:
@@ -138,15 +196,15 @@ def is_ours(folder: CheckpointFolder) -> bool:
     return folder.critic is not None or (folder.pretrained.parent.parent.parent / "recipe.yaml").is_file()
 
 
-def open_data(recipe: Recipe) -> TrainingData:
-    """The recipe's datasets, checked.
+def open_data(recipe: Recipe, resume: Path | None = None) -> TrainingData:
+    """The recipe's datasets, checked. ``resume`` is the run's own checkpoint.
 
     Raises:
         UsageError, IgrftError: see :mod:`igrft.training.checks`.
     """
     from igrft.training.data import TrainingData
 
-    config, _ = policy_config(recipe, fetch=False)
+    config, _ = _resumed(recipe, resume) if resume is not None else policy_config(recipe, fetch=False)
     pictures = looks_at_pictures(config.type)
     return TrainingData.open(
         recipe, image_policy=pictures, chunk=len(config.action_delta_indices or [0]), has_text=pictures
@@ -196,7 +254,10 @@ def _processors(
         notices.append(f"normalisation is that of {recipe.init_from}")
         return load_processors(config, folder.pretrained, tokenizer)
     data.check_normalisation(config.normalization_mapping)
-    return make_processors(config, data.stats, tokenizer)
+    pre, post, found = make_processors(config, data.stats, tokenizer)
+    if recipe.text.tokenizer not in (None, "bytes"):
+        name_tokenizer(pre, str(recipe.text.tokenizer))
+    return pre, post, found
 
 
 def _tokenizer(recipe: Recipe) -> Any:
@@ -235,6 +296,11 @@ def _critic(
     settings = recipe.critic
     if not settings.enabled:
         return None
+    if settings.patience is not None and not data.has_heldout:
+        raise UsageError(
+            "critic.patience watches held-out episodes, and there are none (critic.holdout is 0, or there are fewer "
+            "than four episodes); leave it out"
+        )
     config = critic_config(recipe, actor, data, layers)
     torch.manual_seed(recipe.seed + 1)
     critic = Critic(config)

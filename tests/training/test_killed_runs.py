@@ -28,9 +28,10 @@ def start(labelled: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]
     recipe["objective"]["type"] = "ig_awr"
     (tmp_path / "mine.yaml").write_text(json.dumps(recipe))
 
-    def begin(run: str) -> subprocess.Popen[str]:
+    def begin(run: str, *more: str) -> subprocess.Popen[str]:
         command = [*COMMAND, str(tmp_path / "mine.yaml"), f"--output_dir={tmp_path / run}", "-q"]
-        return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen([*command, *more], env=ENVIRONMENT, text=True, start_new_session=True, **pipes)
 
     return begin
 
@@ -81,3 +82,32 @@ def test_sigterm_ends_a_process_with_one_line_and_a_checkpoint(start, tmp_path) 
     assert error.count("\n") == 1
     assert "and saved; run the same command to go on" in error
     assert (tmp_path / "run/checkpoints/last/training_state/state.json").is_file()
+
+
+def test_a_signal_to_the_whole_group_saves_too(shared_data, tmp_path) -> None:
+    """As `timeout` and schedulers send it: the workers that read pictures get it as well."""
+    from igrft.cli.main import run as cli
+
+    assert cli(["convert", str(shared_data / "g1_yellow_bottle_2ep"), str(tmp_path / "converted"), "-q"]) == 0
+    rewards = str(Path(__file__).parents[2] / "pipelines/rewards.yaml")
+    assert cli(["annotate", str(tmp_path / "converted"), str(tmp_path / "set"), "--pipeline", rewards, "-q"]) == 0
+    options = [
+        "--policy.type=pi05_tiny",
+        "--batch_size=4",
+        "--num_workers=2",
+        "--critic.enabled=false",
+        "--log_every=2",
+    ]
+    # The action of this robot is wider than the policy's default: going on takes up the width that was made.
+    command = [*COMMAND, "tiny/sft", f"--datasets.0.root={tmp_path / 'set'}", f"--output_dir={tmp_path / 'run'}", "-q"]
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([*command, *options], env=ENVIRONMENT, text=True, start_new_session=True, **pipes)
+    reached(tmp_path / "run", 4, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert "and saved; run the same command to go on" in error
+    again = subprocess.Popen([*command, *options], env=ENVIRONMENT, text=True, start_new_session=True, **pipes)
+    time.sleep(15)
+    again.send_signal(signal.SIGTERM)
+    _, error = again.communicate(timeout=60)
+    assert "and saved" in error, error

@@ -84,7 +84,7 @@ def test_another_recipe_in_the_same_folder_is_refused(make_recipe, tmp_path) -> 
     with pytest.raises(UsageError, match=r"holds a run with another optimizer\.learning_rate"):
         train(make_recipe("optimizer.learning_rate=0.1"))
     train(make_recipe("optimizer.learning_rate=0.1"), overwrite=True)
-    assert len(lines(tmp_path / "run")) == 8
+    assert len(lines(tmp_path / "run")) == 6
 
 
 def test_a_folder_that_is_no_run_is_refused(make_recipe, tmp_path) -> None:
@@ -95,11 +95,11 @@ def test_a_folder_that_is_no_run_is_refused(make_recipe, tmp_path) -> None:
     assert (tmp_path / "run/thesis.tex").is_file()
 
 
-def test_only_the_newest_checkpoint_keeps_its_training_state(make_recipe, tmp_path) -> None:
-    train(make_recipe("save_every=1", "keep_checkpoints=2"))
-    kept = sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir())
-    assert kept == ["000005", "000006", "last"]
-    assert not (tmp_path / "run/checkpoints/000005/training_state").exists()
+def test_only_the_two_newest_checkpoints_keep_their_training_state(make_recipe, tmp_path) -> None:
+    train(make_recipe("save_every=1", "keep_checkpoints=3"))
+    folder = tmp_path / "run/checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["000004", "000005", "000006", "last"]
+    assert [p.name for p in sorted(folder.glob("0*")) if (p / "training_state").exists()] == ["000005", "000006"]
     assert (tmp_path / "run/checkpoints/last").readlink() == Path("000006")
 
 
@@ -202,12 +202,12 @@ def test_the_critic_stops_at_its_best_held_out_fit(make_recipe, tmp_path, monkey
     fits = iter([0.1, 0.5, 0.4, 0.3, 0.9, 0.9])
     monkeypatch.setattr("igrft.training.heldout.score", lambda found: next(fits))
     train(make_recipe("critic.patience=2", "critic.evaluate_every=1", "save_every=2", "keep_checkpoints=9"))
-    stopped = [x for x in lines(tmp_path / "run") if "critic_stopped" in x]
-    assert stopped == [{"step": 4, "critic_stopped": {"best_step": 2, "fit": 0.5}}]
+    stopped = [(x["step"], x["critic_stopped"]) for x in lines(tmp_path / "run") if "critic_stopped" in x]
+    assert stopped == [(4, {"best_step": 2, "fit": 0.5})]
     at_the_end = load_file(tmp_path / "run/checkpoints/000006/critic/model.safetensors")
     at_the_stop = load_file(tmp_path / "run/checkpoints/000004/critic/model.safetensors")
     assert same(at_the_end, at_the_stop)
-    assert "critic_grad_norm" not in lines(tmp_path / "run")[-2]
+    assert "critic_grad_norm" not in lines(tmp_path / "run")[-1]
 
 
 def test_what_a_run_leaves(make_recipe, tmp_path) -> None:
@@ -247,7 +247,7 @@ def test_stages_are_chained(make_recipe, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"init_from": "nowhere/at/all"}, "no folder 'nowhere/at/all'"),
+        ({"init_from": "nowhere/at/all"}, "there is no run or checkpoint at 'nowhere/at/all' yet"),
         ({"stage": "evil"}, "unknown stage 'evil'; did you mean 'eval'|unknown stage"),
         ({"stage": "eval"}, "run: igrft eval"),
     ],
@@ -310,3 +310,108 @@ def test_overwriting_with_data_that_are_not_there_removes_nothing(make_recipe, t
     with pytest.raises(IgrftError):
         train(make_recipe("steps=1", "datasets.0.root=/nowhere/x"), overwrite=True)
     assert tree_digest(tmp_path / "run") == before
+
+
+def test_a_fit_that_is_not_defined_stops_no_critic(make_recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("igrft.training.heldout.score", lambda found: float("-inf"))
+    train(make_recipe("critic.patience=1", "critic.evaluate_every=1"))
+    assert not any("critic_stopped" in x for x in lines(tmp_path / "run"))
+
+
+def test_patience_without_held_out_episodes_is_refused(make_recipe) -> None:
+    with pytest.raises(UsageError, match="watches held-out episodes, and there are none"):
+        train(make_recipe("critic.patience=1", "critic.holdout=0"))
+
+
+def test_a_critic_that_stops_takes_its_judge_along(make_recipe, tmp_path, monkeypatch) -> None:
+    fits = iter([0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    monkeypatch.setattr("igrft.training.heldout.score", lambda found: next(fits))
+    train(make_recipe("objective.type=awr", "critic.patience=1", "critic.evaluate_every=1", "advantage.refresh=2"))
+    state = load_file(tmp_path / "run/checkpoints/last/training_state/module.safetensors")
+    best = {k.removeprefix("best."): v for k, v in state.items() if k.startswith("best.")}
+    for copy in ("judge.", "critic."):
+        assert all(torch.equal(best[k], state[copy + k]) for k in best)
+
+
+def test_figures_of_weights_are_those_of_the_whole_batch(make_recipe, tmp_path) -> None:
+    train(make_recipe("objective.type=awr", "steps=1", output_dir=str(tmp_path / "one")))
+    train(make_recipe("objective.type=awr", "steps=1", "gradient_accumulation=4", output_dir=str(tmp_path / "four")))
+    one, four = (lines(tmp_path / n)[0] for n in ("one", "four"))
+    for key in ("ess", "advantage_std", "weight_mean", "clipped_share"):
+        assert one[key] == pytest.approx(four[key], rel=1e-4), key
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_blocks_nothing(make_recipe, tmp_path, monkeypatch) -> None:
+    step = Loop._step
+
+    def fails(self, number, parts):
+        raise IgrftError("out of memory")
+
+    monkeypatch.setattr(Loop, "_step", fails)
+    with pytest.raises(IgrftError, match="out of memory"):
+        train(make_recipe())
+    monkeypatch.setattr(Loop, "_step", step)
+    train(make_recipe("batch_size=4"))
+
+
+def test_relabelled_data_are_noticed_when_a_run_goes_on(make_recipe, labelled, tmp_path) -> None:
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(labelled, root)
+    train(make_recipe("steps=3", datasets=[{"root": str(root)}]))
+    recipe = tmp_path / "run/recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("\nsteps: 3\n", "\nsteps: 6\n"))
+    edit_column(root, "reward_subtask", lambda v, e: v * 2)
+    with pytest.raises(IgrftError, match="cannot go on: the labels or frames of its datasets changed"):
+        train(make_recipe("steps=6", datasets=[{"root": str(root)}]))
+
+
+def test_a_run_goes_on_when_the_checkpoint_it_started_from_is_gone(make_recipe, tmp_path, monkeypatch) -> None:
+    import shutil
+
+    train(make_recipe("steps=1", output_dir=str(tmp_path / "sft")))
+    step = Loop._step
+
+    def dies(self, number, parts):
+        if number == 5:
+            raise Killed
+        return step(self, number, parts)
+
+    monkeypatch.setattr(Loop, "_step", dies)
+    with pytest.raises(Killed):
+        train(make_recipe(init_from=str(tmp_path / "sft")))
+    monkeypatch.setattr(Loop, "_step", step)
+    shutil.rmtree(tmp_path / "sft")
+    assert train(make_recipe(init_from=str(tmp_path / "sft"))).resumed_at == 3
+
+
+def test_overwriting_an_equal_run_starts_anew(make_recipe, tmp_path) -> None:
+    train(make_recipe())
+    assert train(make_recipe(), overwrite=True).resumed_at == 0
+
+
+def test_what_is_trained_is_held_in_float32_and_saved_as_the_policy_says() -> None:
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    from igrft.models.actors import build_policy
+    from igrft.training.lora import merged_state
+    from igrft.training.recipe_file import recipe_from
+    from igrft.training.setup import effective_precision, train_in_float32
+
+    value = {"policy": {"type": "pi05_tiny", "device": "cpu", "dtype": "bfloat16", "train_expert_only": True}}
+    recipe = recipe_from({**value, "datasets": [{"root": "x"}]})
+    config = recipe.policy
+    config.input_features = {
+        "observation.state": PolicyFeature(FeatureType.STATE, (3,)),
+        "observation.images.a": PolicyFeature(FeatureType.VISUAL, (3, 28, 28)),
+    }
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (3,))}
+    assert effective_precision(recipe, config) == "bf16"
+    policy = build_policy(config)
+    saved = {n: t.dtype for n, t in policy.state_dict().items()}
+    train_in_float32(policy)
+    frozen = {p.dtype for p in policy.parameters() if not p.requires_grad}
+    assert {p.dtype for p in policy.parameters() if p.requires_grad} == {torch.float32}
+    assert torch.bfloat16 in frozen
+    assert {n: t.dtype for n, t in merged_state(policy, {}, saved).items()} == saved

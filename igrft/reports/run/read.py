@@ -215,11 +215,12 @@ def read_metrics(path: Path) -> Metrics:
         fit, stopped = value.get("heldout"), value.get("critic_stopped")
         if isinstance(fit, Mapping):
             out.heldout[step] = _numbers(fit)
-        elif isinstance(stopped, Mapping):
+        if isinstance(stopped, Mapping):
             best = stopped.get("best_step")
             out.critic_stopped = (step, best if isinstance(best, int) else step)
-        else:
-            out.lines[step] = _numbers({k: v for k, v in value.items() if k != "step"})
+        if "loss" in value or not isinstance(fit or stopped, Mapping):
+            plain = {k: v for k, v in value.items() if k not in ("step", "heldout", "critic_stopped")}
+            out.lines[step] = _numbers(plain)
     return out
 
 
