@@ -89,17 +89,16 @@ def test_a_signal_to_the_whole_group_saves_too(shared_data, tmp_path) -> None:
     from igrft.cli.main import run as cli
 
     assert cli(["convert", str(shared_data / "g1_yellow_bottle_2ep"), str(tmp_path / "converted"), "-q"]) == 0
-    rewards = str(Path(__file__).parents[2] / "pipelines/rewards.yaml")
-    assert cli(["annotate", str(tmp_path / "converted"), str(tmp_path / "set"), "--pipeline", rewards, "-q"]) == 0
-    options = [
-        "--policy.type=pi05_tiny",
-        "--batch_size=4",
-        "--num_workers=2",
-        "--critic.enabled=false",
-        "--log_every=2",
-    ]
+    options = ["--policy.type=pi05_tiny", "--batch_size=4", "--num_workers=2", "--critic.enabled=false"]
+    options.append("--log_every=2")
     # The action of this robot is wider than the policy's default: going on takes up the width that was made.
-    command = [*COMMAND, "tiny/sft", f"--datasets.0.root={tmp_path / 'set'}", f"--output_dir={tmp_path / 'run'}", "-q"]
+    command = [
+        *COMMAND,
+        "tiny/sft",
+        f"--datasets.0.root={tmp_path / 'converted'}",
+        f"--output_dir={tmp_path / 'run'}",
+        "-q",
+    ]
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen([*command, *options], env=ENVIRONMENT, text=True, start_new_session=True, **pipes)
     reached(tmp_path / "run", 4, process)

@@ -80,9 +80,8 @@ def test_the_same_run_goes_on(tmp_path, overwrite):
 
 def test_another_run_is_refused_naming_the_key(tmp_path):
     run = run_of(tmp_path / "run", recipe())
-    with pytest.raises(
-        UsageError, match=r"another objective\.beta \(0\.05 there, 0\.1 now\) and 1 more .*--init_from=.*--overwrite"
-    ):
+    told = r"another objective\.beta \(0\.05 there, 0\.1 now\) and 1 more .*--init_from=.*--overwrite"
+    with pytest.raises(UsageError, match=told):
         _is_stale(run, recipe("objective.beta=0.1", "seed=4"), overwrite=False)
     assert (run / "checkpoints/000010").is_dir()
 
