@@ -107,10 +107,32 @@ def check_columns(dataset: DatasetReader, recipe: Recipe, has_text: bool) -> Non
         step = step_that_makes(name)
         made = f"label it first: igrft annotate {dataset.root} TARGET, whose step {step!r} makes it" if step else ""
         raise IgrftError(f"{dataset.root} has {what}: {why}; or {made or 'have a trained critic write it'}")
+    if recipe.objective.type in WEIGHTED and recipe.advantage.source == "columns":
+        _check_value_columns(dataset, recipe)
     if recipe.objective.frames == "until_failure" and not _has_subtasks(dataset):
         raise IgrftError(
             f"{dataset.root} does not say where subtasks begin (meta/igrft.json): objective.frames is until_failure; "
             f"--objective.frames=all does without; or label it first: igrft annotate {dataset.root} TARGET"
+        )
+
+
+def _check_value_columns(dataset: DatasetReader, recipe: Recipe) -> None:
+    """Values of another reward would make advantages that mean nothing."""
+    steps = ((dataset.igrft or {}).get("pipeline") or {}).get("steps") or []
+    made = next((s for s in reversed(steps) if s.get("type") == "values"), None)
+    if made is None:
+        return
+    wrong = ""
+    if made.get("value") == "single":
+        wrong = "an IQL critic, whose one value is not made of the two components"
+    elif made.get("reward") not in (None, recipe.rewards.kind):
+        wrong = f"a critic of {made['reward']} rewards, and rewards.kind is {recipe.rewards.kind}"
+    elif made.get("discount") not in (None, recipe.rewards.discount):
+        wrong = f"a critic with discount {made['discount']}, and rewards.discount is {recipe.rewards.discount}"
+    if wrong:
+        raise IgrftError(
+            f"the value columns of {dataset.root} are those of {wrong}; give step 'values' another checkpoint, or "
+            "judge in the loop: --advantage.source=critic"
         )
 
 

@@ -371,3 +371,24 @@ def test_every_normalisation_of_lerobot_is_known() -> None:
     from igrft.training.checks import NORMALISATIONS
 
     assert set(NORMALISATIONS) == {mode.value for mode in NormalizationMode}
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "match"),
+    [
+        ({"value": "single"}, {}, "are those of an IQL critic"),
+        ({"value": "weighted", "reward": "sparse"}, {}, "a critic of sparse rewards, and rewards.kind is hybrid"),
+        ({"value": "weighted", "reward": "hybrid", "discount": 1.0}, {"rewards__discount": 0.9}, "with discount 1.0"),
+    ],
+)
+def test_value_columns_of_another_reward_are_refused(copy: Copy, step, changes, match):
+    root = copy()
+    for name in (c.VALUE_TRAJECTORY, c.VALUE_SUBTASK, c.VALUE):
+        add_column(root, name, lambda n, _: np.linspace(1, 0, n))
+
+    def record(value: dict[str, Any]) -> None:
+        value.setdefault("pipeline", {}).setdefault("steps", []).append({"type": "values", **step})
+
+    edit_json(root / "meta/igrft.json", record)
+    settings = {"objective__type": "awr", "advantage__source": "columns", **changes}
+    refused(root, match=match, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -140,7 +141,11 @@ class Diagnosis:
             return "No episode is held out (critic.holdout is 0), so nothing shows whether the critic overfits."
         if not self.run.number("critic.evaluate_every", 1000):
             return "The critic is never evaluated on its held-out episodes (critic.evaluate_every is 0)."
-        return "The critic has not been evaluated on its held-out episodes yet."
+        if self.run.metrics.lines and max(self.run.metrics.lines) >= self.run.number("steps", math.inf):
+            return "No episode was held out of the critic (fewer than four episodes), so overfitting cannot be seen."
+        return (
+            "The critic has not been evaluated on held-out episodes yet, or there are too few episodes to hold any out."
+        )
 
     # Advantages and weights.
 

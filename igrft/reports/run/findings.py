@@ -18,6 +18,8 @@ from igrft.rewards.exploration import exploration_temperature, leaves_training_r
 
 #: The project's own goal for data loading is under 5 % of a step.
 _WAITING = 0.05
+#: Seconds of a step below which nobody minds what it waits for.
+_QUICK = 0.05
 #: Rise of the loss over its lowest (averaged over a tenth of the run) that is no longer noise.
 _LOSS_ROSE = 1.3
 
@@ -98,7 +100,9 @@ def _exploration(d: Diagnosis, fine: list[str]) -> Iterator[Finding]:
 def _data(d: Diagnosis, fine: list[str]) -> Iterator[Finding]:
     if d.waiting is None:
         return
-    if d.waiting > _WAITING:
+    _, seconds = d.run.metrics.series("seconds")
+    slow = bool(len(seconds)) and float(np.nanmedian(seconds)) > _QUICK
+    if d.waiting > _WAITING and slow:
         workers = d.run.setting("num_workers")
         now = f" than {workers}" if isinstance(workers, int) else ""
         yield Finding(

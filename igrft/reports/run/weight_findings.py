@@ -30,6 +30,8 @@ _OFFSET = 1.0
 _MANY_EPISODES = 0.25
 #: Idle or intervention samples needed before their mean is spoken of.
 _LEAST_FRAMES = 30
+#: Below this share of the samples pauses move nothing.
+_LEAST_SHARE = 0.01
 #: Share of the corrections with a negative advantage, above which they teach little (peers saw 50 to 70 %).
 _CORRECTIONS_LOST = 0.4
 #: And at least this share of them by enough to matter: around 0 the sign is chance.
@@ -116,7 +118,7 @@ def _pauses(d: Diagnosis, fine: list[str]) -> Iterator[Finding]:
     if d.idle is None:
         return
     still, others = d.idle
-    if still.count < _LEAST_FRAMES or still.advantage is None:
+    if still.count < _LEAST_FRAMES or still.share < _LEAST_SHARE or still.advantage is None:
         fine.append(f"{percent(still.share)} of the samples stand still")
         return
     if still.advantage > NOTICEABLE * d.beta:
