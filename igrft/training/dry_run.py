@@ -29,6 +29,7 @@ from igrft.training.rules import check_recipe
 from igrft.training.setup import (
     critic_config,
     effective_precision,
+    freeze_idle,
     open_data,
     policy_config,
     put_features,
@@ -134,6 +135,7 @@ def _on_meta(
                 from igrft.training.lora import add_adapters
 
                 add_adapters(policy, recipe.lora)
+            freeze_idle(policy)
             if effective_precision(recipe, config) == "bf16":
                 train_in_float32(policy)
             layers = at_fractions(recipe.critic.layers, actor.depth)

@@ -141,6 +141,7 @@ def build(recipe: Recipe, data: TrainingData, *, device: str | None = None, resu
         from igrft.training.lora import add_adapters
 
         add_adapters(policy, recipe.lora)
+    freeze_idle(policy)
     saved = {n: t.dtype for n, t in policy.state_dict().items()}
     if precision == "bf16":
         train_in_float32(policy)
@@ -162,6 +163,17 @@ def _resumed(recipe: Recipe, checkpoint: Path) -> tuple[PreTrainedConfig, Checkp
     config = copy.deepcopy(recipe.policy) if recipe.policy is not None else held
     _take_widths(config, held)
     return config, folder
+
+
+#: Weights that a policy carries along and never uses: no pass reaches them.
+_IDLE = ("gemma_expert.lm_head.weight",)
+
+
+def freeze_idle(policy: nn.Module) -> None:
+    """Leave out of training what has no part in any loss; it would still be averaged and held in float32."""
+    for name, parameter in policy.named_parameters():
+        if name.endswith(_IDLE):
+            parameter.requires_grad_(False)
 
 
 def train_in_float32(policy: nn.Module) -> None:
