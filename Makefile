@@ -8,7 +8,7 @@ DEMO := out/demo
 export HF_HUB_OFFLINE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-slow lint bench sync clean
+.PHONY: demo test test-slow lint bench bench-training sync clean
 
 demo: sync
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
@@ -35,6 +35,14 @@ bench: sync
 	$(RUN) python benchmarks/rewards.py
 	$(RUN) python benchmarks/annotate.py
 	$(RUN) python benchmarks/interaction.py
+
+# On a GPU: the same with --full (training.py, values.py, loading.py).
+bench-training: sync
+	$(RUN) python benchmarks/training.py --shapes
+	$(RUN) python benchmarks/training.py
+	$(RUN) python benchmarks/flow_samples.py --draws 120
+	$(RUN) python benchmarks/loading.py
+	$(RUN) python benchmarks/values.py
 
 sync: $(if $(filter uv,$(UV)),,.uv/bin/uv)
 	@$(UV) sync --quiet --all-extras
