@@ -197,9 +197,8 @@ def restore(folder: Path, state: RunState) -> dict[str, Any]:
                 _copy(tensor, tensors[name])
         if state.ema is not None:
             averages = load_file(training / _EMA)
-            for name, tensor in state.ema.average.items():
-                _copy(tensor, averages[name])
-            state.ema.updates = int(found["ema_updates"])
+            spread = {n: _spread(averages[n], t) for n, t in state.ema.average.items()}
+            state.ema.load(spread, int(found["ema_updates"]))
         for name, optimizer in state.optimizers.items():
             _fill_optimizer(optimizer, training / name)
         load_scheduler_state(state.schedule, training)

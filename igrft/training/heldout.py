@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from igrft.columns import ACTION
+from igrft.training.frames import ACTION_IS_PAD
 from igrft.training.inputs import Inputs
 from igrft.training.recorder import HELDOUT_COLUMNS
 
@@ -25,7 +27,7 @@ def look(module: TrainingModule, inputs: Inputs, step: int, batch_size: int, fra
     rows = []
     try:
         for raw in inputs.built.data.heldout_batches(batch_size, frames):
-            batch = inputs.processed({k: v for k, v in raw.observation.items() if k not in ("action", "action_is_pad")})
+            batch = inputs.processed({k: v for k, v in raw.observation.items() if k not in (ACTION, ACTION_IS_PAD)})
             output = module.critic(actor.prefix(batch, module.layers).features)
             found: dict[str, Any] = {
                 "step": torch.full_like(raw.dataset, step),

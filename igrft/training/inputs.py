@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from igrft.columns import ACTION
 from igrft.models.protocol import Batch
 from igrft.training.draws import flow_draws
-from igrft.training.module import ACTION, ACTION_IS_PAD, StepBatch
+from igrft.training.frames import ACTION_IS_PAD
+from igrft.training.module import StepBatch
 
 if TYPE_CHECKING:
     from igrft.training.data import RawBatch

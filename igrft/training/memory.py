@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from igrft.columns import ACTION
 from igrft.models.protocol import Actor
 from igrft.training.data import needs_next
 from igrft.training.lora import count, trainable
-from igrft.training.module import ACTION, StepBatch, TrainingModule
+from igrft.training.module import StepBatch, TrainingModule
 from igrft.training.recipe import Recipe
 
 #: What the accelerator's runtime and the allocator's fragments take beside tensors.

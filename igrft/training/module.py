@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from igrft.columns import ACTION
 from igrft.models.critic import Critic, CriticOutput
 from igrft.models.protocol import Actor, Batch, Features, TextTargets
+from igrft.training.labels import WEIGHTED
 from igrft.training.losses import advantage_weights, critic_losses, expectile_loss, masked_flow_loss, masked_mean
 from igrft.training.recipe import Recipe
-
-ACTION = "action"
-ACTION_IS_PAD = "action_is_pad"
-WEIGHTED = ("awr", "ig_awr", "iql")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 from igrft.errors import UsageError, did_you_mean
 from igrft.training.checks import check_recipe as check_data_settings
-from igrft.training.module import WEIGHTED
+from igrft.training.labels import WEIGHTED
 from igrft.training.recipe import STAGES, Recipe
 from igrft.training.recipe_file import refuse_other_verbs
 
