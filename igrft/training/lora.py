@@ -97,4 +97,5 @@ def count(module: nn.Module) -> tuple[int, int]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be spread over processes, gathered. Every process must call it."""
     full = getattr(tensor, "full_tensor", None)
-    return full() if full is not None else torch.as_tensor(tensor)
+    # Cloned: where a dimension does not divide by the processes, what was gathered is a view of a larger buffer.
+    return full().clone() if full is not None else torch.as_tensor(tensor)
