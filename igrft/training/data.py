@@ -23,7 +23,7 @@ from igrft.errors import IgrftError
 from igrft.training import checks
 from igrft.training.batches import Part, RawBatch, batches, by_dataset
 from igrft.training.frames import STATES, Frames, MemoryFrames, read_matrix, read_tasks
-from igrft.training.labels import WEIGHTED, FrameLabels, frame_labels
+from igrft.training.labels import FrameLabels, frame_labels, needs_next
 from igrft.training.mixture import BatchPlan
 from igrft.training.recipe import DatasetEntry, Recipe
 
@@ -281,11 +281,6 @@ class TrainingData:
         for number, at in by_dataset(dataset):
             index[at] = self.entries[number].used[position[at]]
         return dataset, index
-
-
-def needs_next(recipe: Recipe) -> bool:
-    """Whether the loop judges by V of the observation N frames later."""
-    return recipe.objective.type in WEIGHTED and (recipe.objective.type == "iql" or recipe.advantage.source == "critic")
 
 
 def cameras_with_files(dataset: DatasetReader) -> list[str]:

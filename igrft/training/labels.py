@@ -85,6 +85,11 @@ def reward_weights(recipe: Recipe) -> tuple[float, float]:
     return recipe.rewards.trajectory_weight, recipe.rewards.subtask_weight
 
 
+def needs_next(recipe: Recipe) -> bool:
+    """Whether the loop judges by V of the observation N frames later."""
+    return recipe.objective.type in WEIGHTED and (recipe.objective.type == "iql" or recipe.advantage.source == "critic")
+
+
 def required_columns(recipe: Recipe, has_text: bool) -> dict[str, str]:
     """Label columns that a recipe cannot do without, each with what needs it and how to do without.
 

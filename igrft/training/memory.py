@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from igrft.columns import ACTION
 from igrft.models.protocol import Actor
-from igrft.training.data import needs_next
+from igrft.training.labels import needs_next
 from igrft.training.lora import count, trainable
 from igrft.training.module import StepBatch, TrainingModule
 from igrft.training.recipe import Recipe

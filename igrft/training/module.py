@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from igrft.columns import ACTION
 from igrft.models.critic import Critic, CriticOutput
 from igrft.models.protocol import Actor, Batch, Features, TextTargets
-from igrft.training.labels import WEIGHTED
+from igrft.training.labels import WEIGHTED, needs_next, reward_weights
 from igrft.training.losses import advantage_weights, critic_losses, expectile_loss, masked_flow_loss, masked_mean
 from igrft.training.recipe import Recipe
 
@@ -47,9 +47,7 @@ def value_weights(recipe: Recipe) -> tuple[float, float]:
 
     IQL learns one value, and the sparse reward has one component: both stand in the trajectory head.
     """
-    if recipe.objective.type == "iql" or recipe.rewards.kind == "sparse":
-        return 1.0, 0.0
-    return recipe.rewards.trajectory_weight, recipe.rewards.subtask_weight
+    return (1.0, 0.0) if recipe.objective.type == "iql" else reward_weights(recipe)
 
 
 class TrainingModule(nn.Module):
@@ -68,7 +66,7 @@ class TrainingModule(nn.Module):
         self.weights = value_weights(recipe)
         objective = recipe.objective
         self.weighted = objective.type in WEIGHTED
-        self.judged = self.weighted and (objective.type == "iql" or recipe.advantage.source == "critic")
+        self.judged = needs_next(recipe)
         # The critic that judges: a copy where it is renewed less often than every step.
         self.judge = copy.deepcopy(critic) if self._needs_judge() else None
         self.target_q = copy.deepcopy(critic.chunk_q) if critic is not None and critic.chunk_q is not None else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from igrft.errors import UsageError, did_you_mean
 from igrft.training.checks import check_recipe as check_data_settings
-from igrft.training.labels import WEIGHTED
+from igrft.training.labels import needs_next
 from igrft.training.recipe import STAGES, Recipe
 from igrft.training.recipe_file import refuse_other_verbs
 
@@ -118,11 +118,7 @@ def check_recipe(recipe: Recipe, name: str) -> None:
         raise UsageError(f"{name}: optimizer.ema must lie in (0, 1) or be null, got {recipe.optimizer.ema}")
     if recipe.policy is None and recipe.init_from is None:
         raise UsageError(f"{name}: give a 'policy' with a type, or 'init_from' with a checkpoint")
-    if (
-        not recipe.critic.enabled
-        and recipe.objective.type in WEIGHTED
-        and (recipe.advantage.source == "critic" or recipe.objective.type == "iql")
-    ):
+    if needs_next(recipe) and not recipe.critic.enabled:
         raise UsageError(
             f"{name}: objective {recipe.objective.type!r} judges with the critic, which critic.enabled=false leaves "
             "out; enable it, or give --advantage.source=columns"
