@@ -21,7 +21,7 @@ from igrft.models.precision import without_autocast
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
 from igrft.models.text import TargetWriter, make_writer
 from igrft.models.text_loss import next_token_loss
-from igrft.training.recipe import TextSettings
+from igrft.models.vision_language import VisionLanguageActor
 
 #: Prompts of different lengths are padded to the longest, rounded up to this: fused attention likes such masks.
 _ROUND = 8
@@ -50,7 +50,7 @@ class _Prompt:
     padded: bool
 
 
-class Pi05Actor:
+class Pi05Actor(VisionLanguageActor):
     """π0.5 (``pi05``, ``pi05_tiny``) for the trainer. Every parameter is the policy's.
 
     Under autocast the layers' states are kept in its type, as openpi does; LeRobot's joint pass keeps float32.
@@ -64,26 +64,7 @@ class Pi05Actor:
 
     type: ClassVar[str] = "pi05"
 
-    def __init__(self, policy: PI05Policy, text: TextSettings | None = None, tokenizer: Any = None) -> None:
-        self.policy = policy
-        self._text = text
-        self._tokenizer = tokenizer
-
-    @property
-    def uses_images(self) -> bool:
-        return True
-
-    @property
-    def has_text(self) -> bool:
-        return True
-
-    @property
-    def chunk_size(self) -> int:
-        return int(self.policy.config.chunk_size)
-
-    @property
-    def action_width(self) -> int:
-        return int(self.policy.config.max_action_dim)
+    policy: PI05Policy
 
     @property
     def feature_width(self) -> int:
@@ -99,9 +80,6 @@ class Pi05Actor:
         """Makes target tokens. Raises IgrftError: its tokenizer cannot be had."""
         vocabulary = self._language.config.vocab_size
         return make_writer(self._text, vocabulary, default_tokenizer(self.policy.config), self._tokenizer)
-
-    def text_targets(self, texts: Sequence[str], actions: Tensor | None = None) -> TextTargets | None:
-        return self.writer(texts, actions, self._device)
 
     def prefix(self, batch: Batch, layers: Sequence[int], targets: TextTargets | None = None) -> Prefix:
         prompt = self._prompt(batch)
@@ -210,10 +188,6 @@ class Pi05Actor:
     @property
     def _language(self) -> Any:
         return self._both.paligemma.model.language_model
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.policy.parameters()).device
 
     @property
     def _how(self) -> How:

@@ -24,6 +24,7 @@ from igrft.models.precision import without_autocast
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
 from igrft.models.text import TargetWriter, make_writer
 from igrft.models.text_loss import next_token_loss
+from igrft.models.vision_language import VisionLanguageActor
 from igrft.training.recipe import TextSettings
 
 
@@ -50,7 +51,7 @@ class _Prompt:
     breaks: Tensor
 
 
-class SmolVLAActor:
+class SmolVLAActor(VisionLanguageActor):
     """SmolVLA for the trainer. Every parameter is the policy's, and trained or frozen as LeRobot left it.
 
     Target tokens stand behind the state token, where the stock prefix ends. Several draws of an observation go
@@ -68,27 +69,11 @@ class SmolVLAActor:
 
     type: ClassVar[str] = "smolvla"
 
+    policy: SmolVLAPolicy
+
     def __init__(self, policy: SmolVLAPolicy, text: TextSettings | None = None, tokenizer: Any = None) -> None:
-        self.policy = policy
-        self._text = text
-        self._tokenizer = tokenizer
+        super().__init__(policy, text, tokenizer)
         _refuse_gaps(self._both)
-
-    @property
-    def uses_images(self) -> bool:
-        return True
-
-    @property
-    def has_text(self) -> bool:
-        return True
-
-    @property
-    def chunk_size(self) -> int:
-        return int(self.policy.config.chunk_size)
-
-    @property
-    def action_width(self) -> int:
-        return int(self.policy.config.max_action_dim)
 
     @property
     def feature_width(self) -> int:
@@ -105,9 +90,6 @@ class SmolVLAActor:
         own = self._tokenizer if self._tokenizer is not None else self._both.processor.tokenizer
         vocabulary = int(self._both.config.text_config.vocab_size)
         return make_writer(self._text, vocabulary, self.policy.config.vlm_model_name, own)
-
-    def text_targets(self, texts: Sequence[str], actions: Tensor | None = None) -> TextTargets | None:
-        return self.writer(texts, actions, self._device)
 
     def prefix(self, batch: Batch, layers: Sequence[int], targets: TextTargets | None = None) -> Prefix:
         prompt = self._prompt(batch)
@@ -254,10 +236,6 @@ class SmolVLAActor:
     @property
     def _both(self) -> Any:
         return self.policy.model.vlm_with_expert
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.policy.parameters()).device
 
 
 def _refuse_gaps(both: Any) -> None:
