@@ -1,0 +1,1 @@
+"""Success rates: episodes on fixed seeds, intervals, paired comparisons, figures."""

@@ -1,0 +1,1 @@
+"""Recording what a policy does, and what a human does about it."""

@@ -1,0 +1,1 @@
+"""Policies behind a websocket, in the wire format of openpi."""
