@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from igrft.errors import IgrftError
+from igrft.models.guidance import Guidance, integrate
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
 from igrft.training.module import ACTION, StepBatch
 
@@ -109,11 +110,20 @@ class LinearActor:
         return (noise - target - flow).square()
 
     @torch.no_grad()
+    def denoise(self, prefix: Prefix, noise: Tensor, *, guidance: Guidance | None = None) -> Tensor:
+        """One Euler step."""
+        known = prefix.cache[:, None].expand(-1, self.chunk_size, -1)
+        return integrate(
+            lambda x, t: self.policy.flow(torch.cat([x, t[:, None, None].expand_as(x[..., :1]), known], dim=-1)),
+            noise,
+            1,
+            guidance,
+        )
+
     def sample(self, batch: Batch, noise: Tensor | None = None) -> Tensor:
         size = batch[STATE].shape[0]
         noise = torch.randn(size, self.chunk_size, self.action_width) if noise is None else noise
-        cache = self.prefix(batch, ()).cache[:, None].expand(-1, self.chunk_size, -1)
-        return noise - self.policy.flow(torch.cat([noise, torch.ones_like(noise[..., :1]), cache], dim=-1))
+        return self.denoise(self.prefix(batch, ()), noise)
 
     def generate_subtasks(self, batch: Batch, max_tokens: int = 32) -> list[str]:
         raise IgrftError("a linear policy writes no subtasks")

@@ -14,6 +14,7 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor, nn
 
+from igrft.models.guidance import Guidance, integrate
 from igrft.models.pi05_caches import Growing, Seen
 from igrft.models.pi05_passes import How, prefix_pass, suffix_pass, write_token
 from igrft.models.pi05_processors import default_tokenizer
@@ -114,10 +115,26 @@ class Pi05Actor(VisionLanguageActor):
         seen = cache.seen
         if insulated:
             seen = Seen([k.detach() for k in seen.keys], [v.detach() for v in seen.values])
-        model = self.policy.model
         wide = pad_vector(actions.to(noise.dtype), self.action_width)[:, None]
         at = time[:, :, None, None]
-        embedded, _, _, cond = model.embed_suffix((at * noise + (1 - at) * wide).flatten(0, 1), time.flatten())
+        flow = self._velocity((at * noise + (1 - at) * wide).flatten(0, 1), time.flatten(), seen, cache)
+        dim = self._action_dim
+        flow = flow.unflatten(0, noise.shape[:2])[..., :dim]
+        return (noise[..., :dim] - wide[..., :dim] - flow).square()
+
+    @torch.inference_mode(False)  # in it the cache could not be written again
+    @torch.no_grad()
+    def denoise(self, prefix: Prefix, noise: Tensor, *, guidance: Guidance | None = None) -> Tensor:
+        cache: Pi05Cache = prefix.cache
+        seen = cache.seen.with_room(noise.shape[1])
+        steps = self.policy.config.num_inference_steps
+        out = integrate(lambda x, t: self._velocity(x, t, seen, cache), noise, steps, guidance)
+        return out[..., : self._action_dim]
+
+    def _velocity(self, noisy: Tensor, time: Tensor, seen: Seen, cache: Pi05Cache) -> Tensor:
+        """Predicted flow of noisy chunks [B·S, C, W] at the times [B·S]: like ``noisy``, float32."""
+        model = self.policy.model
+        embedded, _, _, cond = model.embed_suffix(noisy, time)
         states = suffix_pass(
             self._both.gemma_expert.model,
             self._language.rotary_emb,
@@ -129,10 +146,8 @@ class Pi05Actor(VisionLanguageActor):
             how=self._how,
         )
         with without_autocast(states.device):
-            flow = model.action_out_proj(states.to(model.action_out_proj.weight.dtype))
-        dim = int(self.policy.config.output_features[ACTION].shape[0])
-        flow = flow.unflatten(0, noise.shape[:2])[..., :dim]
-        return (noise[..., :dim] - wide[..., :dim] - flow.float()).square()
+            flow: Tensor = model.action_out_proj(states.to(model.action_out_proj.weight.dtype))
+        return flow.float()
 
     @torch.no_grad()
     def sample(self, batch: Batch, noise: Tensor | None = None) -> Tensor:
@@ -180,6 +195,10 @@ class Pi05Actor(VisionLanguageActor):
     def _scaled(self, batch: Batch) -> Batch:
         raw = [k for k in self.policy.config.image_features if k in batch and batch[k].dtype == torch.uint8]
         return {**batch, **{k: batch[k].to(self._device).float() / 255 for k in raw}} if raw else batch
+
+    @property
+    def _action_dim(self) -> int:
+        return int(self.policy.config.output_features[ACTION].shape[0])
 
     @property
     def _both(self) -> Any:

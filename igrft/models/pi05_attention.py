@@ -80,6 +80,7 @@ def suffix_attention(
     scaling: float,
     seen_keys: Tensor,
     seen_values: Tensor,
+    prompt: int,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Chunks see the prefix of their observation and themselves.
@@ -89,15 +90,22 @@ def suffix_attention(
     Args:
         query, key, value: [B·S, heads, C, D].
         attention_mask: of :func:`suffix_mask`.
-        seen_keys, seen_values: [B, K, N, D], of the prefix.
+        seen_keys, seen_values: [B, K, N, D], of the prefix; or with S·C places behind it, into which the chunks' own
+            are written: then nothing is copied, and there is no gradient.
+        prompt: N.
     """
     batch, draws = seen_keys.shape[0], query.shape[0] // seen_keys.shape[0]
 
     def side_by_side(x: Tensor) -> Tensor:
         return x.transpose(1, 2).reshape(batch, draws * x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
-    keys = torch.cat([seen_keys, side_by_side(key)], dim=2)
-    values = torch.cat([seen_values, side_by_side(value)], dim=2)
+    if seen_keys.shape[2] > prompt:
+        keys, values = seen_keys, seen_values
+        keys[:, :, prompt:] = side_by_side(key)
+        values[:, :, prompt:] = side_by_side(value)
+    else:
+        keys = torch.cat([seen_keys, side_by_side(key)], dim=2)
+        values = torch.cat([seen_values, side_by_side(value)], dim=2)
     out = grouped_attention(side_by_side(query), keys, values, attention_mask, scaling)
     return out.reshape(query.shape[0], query.shape[2], *out.shape[2:]), None
 

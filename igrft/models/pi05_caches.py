@@ -26,6 +26,10 @@ class Seen:
         self.keys.append(key)
         self.values.append(value)
 
+    def with_room(self, places: int) -> Seen:
+        """A copy with empty places behind every prefix, into which chunks are written without copying it again."""
+        return Seen([_roomy(k, places) for k in self.keys], [_roomy(v, places) for v in self.values])
+
 
 class Record:
     """Stands where a cache stands: hands on a layer's keys and values, and keeps them."""
@@ -66,7 +70,7 @@ class Growing:
 
     def __init__(self, key: Tensor, value: Tensor, room: int) -> None:
         self.length = key.shape[2]
-        self._key, self._value = (nn.functional.pad(x, (0, 0, 0, room)) for x in (key, value))
+        self._key, self._value = _roomy(key, room), _roomy(value, room)
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, cache_kwargs: Any = None) -> tuple[Tensor, Tensor]:
         end = self.length + key.shape[2]
@@ -74,3 +78,8 @@ class Growing:
         self._value[:, :, self.length : end] = value
         self.length = end
         return self._key[:, :, :end], self._value[:, :, :end]
+
+
+def _roomy(x: Tensor, places: int) -> Tensor:
+    """[B, K, N, D] to [B, K, N + places, D]."""
+    return nn.functional.pad(x, (0, 0, 0, places))

@@ -132,7 +132,7 @@ def suffix_pass(
         rotary_emb: the language model's, as in LeRobot's joint pass.
         embedded: float [B·S, C, W], the S draws of an observation behind each other.
         cond: float [B·S, W], what the norms adapt to.
-        seen: of :func:`prefix_pass`, the prompt's N tokens only.
+        seen: of :func:`prefix_pass`, the prompt's N tokens only; or with room for S·C, which is written over.
         prompt_mask: bool [B, N].
         padded: whether ``prompt_mask`` has a false.
 
@@ -146,7 +146,7 @@ def suffix_pass(
     group = model.config.num_attention_heads // model.config.num_key_value_heads
     mask = attend.suffix_mask(prompt_mask, draws, chunk, group, padded=padded)
     for layer, key, value in zip(model.layers, seen.keys, seen.values, strict=True):
-        hidden = _run(_adapted, how, layer, hidden, turn, cond, mask, key, value)
+        hidden = _run(_adapted, how, layer, hidden, turn, cond, mask, key, value, prompt_mask.shape[1])
     out: Tensor = model.norm(hidden, cond)[0]
     return out
 
@@ -215,7 +215,7 @@ def _tail(
 
 
 def _adapted(
-    layer: Any, hidden: Tensor, turn: Turn, cond: Tensor, mask: Tensor | None, key: Tensor, value: Tensor
+    layer: Any, hidden: Tensor, turn: Turn, cond: Tensor, mask: Tensor | None, key: Tensor, value: Tensor, prompt: int
 ) -> Tensor:
     """A layer of the action expert."""
     with attend.attention(layer, attend.SUFFIX):
@@ -226,6 +226,7 @@ def _adapted(
             adarms_cond=cond,
             seen_keys=key,
             seen_values=value,
+            prompt=prompt,
         )
     return out
 

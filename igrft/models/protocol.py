@@ -1,10 +1,10 @@
-"""What the trainer asks of a policy.
+"""What trainer and rollouts ask of a policy.
 
 An actor wraps one of LeRobot's policies without changing it. It splits the policy's forward pass
 in two: :meth:`Actor.prefix` looks at the observation once, and what it leaves (for a transformer:
 the key/value cache) serves the subtask text loss, the critic and the action expert;
 :meth:`Actor.flow_error` runs the action expert over that. Both passes together equal the policy's
-own training forward.
+own training forward. :meth:`Actor.denoise` makes actions of the same prefix.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from lerobot.policies.pretrained import PreTrainedPolicy
+
+    from igrft.models.guidance import Guidance
 
 #: A batch as LeRobot's processors leave it: normalised, tokenised, on the policy's device.
 Batch = dict[str, Any]
@@ -143,6 +145,22 @@ class Actor(Protocol):
 
         Returns:
             float32 [B, S, chunk, dim]: dim is the robot's, without padding.
+        """
+        ...
+
+    def denoise(self, prefix: Prefix, noise: Tensor, *, guidance: Guidance | None = None) -> Tensor:
+        """Actions by integrating the flow over a prefix that was made before; what :meth:`sample` makes of the same
+        observations and noise. Without gradient. The prefix can be used again.
+
+        Args:
+            noise: float32 [B, chunk, action_width].
+            guidance: the rest of the last chunk, for real-time chunking.
+
+        Returns:
+            Normalised, float32 [B, chunk, dim].
+
+        Raises:
+            UsageError: a guidance that does not fit the chunk.
         """
         ...
 

@@ -6,10 +6,12 @@ Both passes go through LeRobot's own ``SmolVLMWithExpertModel.forward``. The fir
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from igrft.errors import UsageError
+from igrft.models.guidance import Guidance, integrate
 from igrft.models.precision import without_autocast
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
 from igrft.models.text import TargetWriter, make_writer
@@ -40,6 +43,31 @@ class SmolVLACache:
     keys: list[Tensor]
     values: list[Tensor]
     mask: Tensor
+
+
+class Roomy:
+    """Stands where a cache stands: the prefix's keys and values are read, the chunk's own written behind them.
+
+    LeRobot's inference puts both together anew in every layer and step.
+
+    Args:
+        keys, values: a layer each, [B, K, N, D].
+        room: places behind them.
+    """
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor], room: int) -> None:
+        self.layers = [SimpleNamespace(keys=k, values=v) for k, v in zip(keys, values, strict=True)]
+        self._room = room
+        self._whole: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        length = self.layers[layer_idx].keys.shape[2]
+        if layer_idx not in self._whole:
+            seen = self.layers[layer_idx]
+            self._whole[layer_idx] = (_roomy(seen.keys, self._room), _roomy(seen.values, self._room))
+        for whole, own in zip(self._whole[layer_idx], (key, value), strict=True):
+            whole[:, :, length:] = own
+        return self._whole[layer_idx]
 
 
 @dataclass
@@ -130,9 +158,35 @@ class SmolVLAActor(VisionLanguageActor):
         # LeRobot upcasts before the last projection, whatever the rest is computed in.
         with without_autocast(noise.device):
             flow = model.action_out_proj(out[1].float().to(model.action_out_proj.weight.dtype))
-        dim = int(self.policy.config.action_feature.shape[0])
+        dim = self._action_dim
         flow = flow.unflatten(1, (draws, chunk))[..., :dim]
         return (noise[..., :dim] - target[..., :dim] - flow.float()).square()
+
+    @torch.no_grad()
+    def denoise(self, prefix: Prefix, noise: Tensor, *, guidance: Guidance | None = None) -> Tensor:
+        cache: SmolVLACache = prefix.cache
+        model, chunk = self.policy.model, noise.shape[1]
+        _, real, breaks = model.embed_suffix(noise[:1], noise.new_ones(1))
+        mask = _suffix_mask(cache.mask, make_att_2d_masks(real, breaks)[0], 1)
+        positions = _suffix_positions(cache.mask, 1, chunk)
+        roomy = Roomy(cache.keys, cache.values, chunk)
+
+        def flow(x: Tensor, time: Tensor) -> Tensor:
+            out, _ = self._both.forward(
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=roomy,
+                inputs_embeds=[None, model.embed_suffix(x, time)[0]],
+                use_cache=True,
+            )
+            velocity: Tensor = model.action_out_proj(out[1].float().to(model.action_out_proj.weight.dtype))
+            return velocity.float()
+
+        if guidance is not None:
+            # What was left over was made here, and is led back to where the flow is.
+            guidance = dataclasses.replace(guidance, left_over=self._actions(guidance.left_over))
+        out = integrate(flow, noise, self.policy.config.num_steps, guidance)[..., : self._action_dim]
+        return self.policy._pi_aloha_encode_actions(out) if self.policy.config.adapt_to_pi_aloha else out
 
     @torch.no_grad()
     def sample(self, batch: Batch, noise: Tensor | None = None) -> Tensor:
@@ -234,6 +288,10 @@ class SmolVLAActor(VisionLanguageActor):
         return {**batch, **{k: batch[k].to(self._device).float() / 255 for k in raw}}
 
     @property
+    def _action_dim(self) -> int:
+        return int(self.policy.config.action_feature.shape[0])
+
+    @property
     def _both(self) -> Any:
         return self.policy.model.vlm_with_expert
 
@@ -253,6 +311,11 @@ def _refuse_gaps(both: Any) -> None:
                 f"to itself in layer {i}; set policy.num_expert_layers=-1, or policy.attention_mode=cross_attn with "
                 "policy.self_attn_every_n_layers=-1"
             )
+
+
+def _roomy(x: Tensor, places: int) -> Tensor:
+    """[B, K, N, D] to [B, K, N + places, D]."""
+    return nn.functional.pad(x, (0, 0, 0, places))
 
 
 def _copy(cache: SmolVLACache, detached: bool) -> DynamicCache:

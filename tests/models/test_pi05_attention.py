@@ -74,8 +74,14 @@ def test_suffix_attention(data, batch, length, chunk, draws, kept, padded):
         wanted.append(eager(query, key, value, seen[None], 0.3))
     allowed = attend.suffix_mask(mask, draws, chunk, group, padded=padded)
     assert (allowed is None) == (draws == 1 and not padded)
-    found, _ = attend.suffix_attention(None, *own, allowed, scaling=0.3, seen_keys=keys, seen_values=values)
+    told = {"scaling": 0.3, "prompt": length}
+    found, _ = attend.suffix_attention(None, *own, allowed, seen_keys=keys, seen_values=values, **told)
     torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-4, atol=1e-5)
+    # With room behind the prefix the chunks' own are written there, over what was there before.
+    roomy = [torch.cat([x, normal(batch, kept, draws * chunk, width)], dim=2) for x in (keys, values)]
+    found_too, _ = attend.suffix_attention(None, *own, allowed, seen_keys=roomy[0], seen_values=roomy[1], **told)
+    assert torch.equal(found_too, found)
+    assert torch.equal(roomy[0][:, :, :length], keys) and torch.equal(roomy[1][:, :, :length], values)
 
 
 def test_target_mask_by_hand():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from igrft.errors import IgrftError
+from igrft.models.guidance import Guidance
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
 from igrft.models.state_flow.modeling_state_flow import StateFlowPolicy
 from igrft.training.recipe import TextSettings
@@ -69,6 +70,9 @@ class StateFlowActor:
         target, at = actions[:, None], time[:, :, None, None]
         flow = self.policy.model.head(at * noise + (1 - at) * target, time, features)
         return (noise - target - flow.float()).square()
+
+    def denoise(self, prefix: Prefix, noise: Tensor, *, guidance: Guidance | None = None) -> Tensor:
+        return self.policy.integrate(prefix.cache, noise, guidance)
 
     def sample(self, batch: Batch, noise: Tensor | None = None) -> Tensor:
         return self.policy.predict_action_chunk(batch, noise=noise)

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 import torch
-from lerobot.policies.common.flow_matching import euler_integrate, sample_noise, sample_time_beta
+from lerobot.policies.common.flow_matching import sample_noise, sample_time_beta
 from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from igrft.errors import IgrftError
+from igrft.models.guidance import Guidance, integrate
 from igrft.models.state_flow.configuration_state_flow import StateFlowConfig
 
 ACTION_IS_PAD = "action_is_pad"
@@ -99,10 +100,21 @@ class StateFlowPolicy(PreTrainedPolicy):
         if noise is None:
             shape = (features.shape[0], self.config.chunk_size, self.config.action_dim)
             noise = sample_noise(shape, features.device)
-        return euler_integrate(
+        return self.integrate(features, noise)
+
+    @torch.no_grad()
+    def integrate(self, features: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
+        """Normalised actions, float32 [B, chunk, dim], from ``noise`` of that shape.
+
+        Args:
+            features: what the encoder's last block puts out, [B, width].
+            guidance: the rest of the last chunk, for real-time chunking.
+        """
+        return integrate(
             lambda x, t: self.model.head(x[:, None], t[:, None], features).squeeze(1).float(),
             noise,
             self.config.num_inference_steps,
+            guidance,
         )
 
     @torch.no_grad()
