@@ -1,0 +1,99 @@
+"""Pictures from MuJoCo's cameras, quickly: no shadows, no reflections, no multisampling."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from igrft.errors import IgrftError, UsageError, did_you_mean
+
+#: Cameras that Meta-World mounts upside down: their pictures come out turned by half a turn.
+TURNED = frozenset({"corner", "corner2", "corner3"})
+
+
+class Cameras:
+    """Renders an environment on demand.
+
+    The OpenGL context belongs to the thread that first renders; nothing is made before that.
+    """
+
+    def __init__(self, env: Any, names: Sequence[str], width: int, height: int) -> None:
+        """
+        Args:
+            env: from :func:`igrft.simulation.engine.make_environment`.
+            names: of MuJoCo cameras.
+            width, height: of a picture, in pixels.
+
+        Raises:
+            UsageError: no such camera, or a size that cannot be.
+        """
+        known = tuple(env.model.camera(i).name for i in range(env.model.ncam))
+        for name in names:
+            if name not in known:
+                raise UsageError(f"the simulation has no camera {name!r}{did_you_mean(name, known)}")
+        if width < 16 or height < 16:
+            raise UsageError(f"pictures of {width}x{height} are too small; take at least 16x16")
+        self.names = tuple(names)
+        self.width, self.height = width, height
+        self._env = env
+        self._renderer: Any = None
+        self._closer: weakref.finalize | None = None
+
+    def picture(self, camera: str) -> np.ndarray:
+        """What ``camera`` sees now: RGB, uint8 [H, W, 3]."""
+        renderer = self._ready()
+        renderer.update_scene(self._env.data, camera=camera)
+        self._switch_off(renderer)
+        return self._upright(renderer.render(), camera)
+
+    def geometry(self, camera: str) -> np.ndarray:
+        """Which geom ``camera`` sees in each pixel: int32 [H, W], -1 where there is none."""
+        import mujoco
+
+        renderer = self._ready()
+        renderer.update_scene(self._env.data, camera=camera)
+        renderer.enable_segmentation_rendering()
+        try:
+            seen = renderer.render()
+        finally:
+            renderer.disable_segmentation_rendering()
+        is_geom = seen[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM)
+        return self._upright(np.where(is_geom, seen[..., 0], -1).astype(np.int32), camera)
+
+    def close(self) -> None:
+        if self._closer is not None:
+            self._closer()
+            self._renderer = self._closer = None
+
+    def _ready(self) -> Any:
+        if self._renderer is None:
+            import mujoco
+
+            model = self._env.model
+            model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
+            model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
+            try:
+                self._renderer = mujoco.Renderer(model, height=self.height, width=self.width)
+            except Exception as error:
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise IgrftError(
+                    f"MuJoCo cannot draw here ({first}); set MUJOCO_GL to egl or osmesa before the program starts, "
+                    "or do without pictures"
+                ) from error
+            # At the end of the program EGL is gone before MuJoCo's own clean-up, which then complains.
+            self._closer = weakref.finalize(self, self._renderer.close)
+        return self._renderer
+
+    @staticmethod
+    def _switch_off(renderer: Any) -> None:
+        import mujoco
+
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = False
+
+    @staticmethod
+    def _upright(picture: np.ndarray, camera: str) -> np.ndarray:
+        return np.ascontiguousarray(picture[::-1, ::-1]) if camera in TURNED else picture
