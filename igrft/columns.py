@@ -45,6 +45,12 @@ DONE = "next.done"
 SUCCESS = "next.success"
 INTERVENTION = "intervention"
 
+# What a rollout records beside its labels (float32 and int64, shape [1]).
+#: Standard deviation of the initial noise of the chunk in force (Eq. 2).
+NOISE_SCALE = "noise_scale"
+#: Why a human drives: a code, 0 where the policy does.
+TAKEOVER_REASON = "takeover_reason"
+
 SUBTASK_STYLE = "subtask"
 SUBTASK_ROLE = "assistant"
 
