@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from igrft.cli import rollouts
+from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 
 app = typer.Typer(
@@ -21,13 +22,6 @@ app = typer.Typer(
 subtasks_app = typer.Typer(help="Subtask labels as files.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(subtasks_app, name="subtasks")
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or a dataset's id on the Hugging Face Hub.")]
-DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="A folder, or a dataset's id on the Hub.")]
-TargetArg = Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to make.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a TARGET that holds something else.")]
-
 
 @app.callback(invoke_without_command=True)
 def _global(
@@ -39,7 +33,7 @@ def _global(
 
         typer.echo(f"igrft {igrft.__version__}")
         raise typer.Exit
-    takes_overrides = {"annotate", "train"}
+    takes_overrides = {"annotate", "train", "rollout"}
     if ctx.obj and ctx.invoked_subcommand not in takes_overrides:
         raise UsageError(f"'igrft {ctx.invoked_subcommand}' takes no dotted options, got --{ctx.obj[0]}")
 
@@ -76,7 +70,7 @@ def convert(
         progress=not quiet,
         warn=lambda text: typer.echo(f"warning: {text}", err=True),
     )
-    typer.echo(f"{result.target}: {_count(result.episodes, 'episode')}, {result.frames} frames (from {result.format})")
+    typer.echo(f"{result.target}: {count(result.episodes, 'episode')}, {result.frames} frames (from {result.format})")
     _list_set_aside(result.set_aside)
     return 1 if result.set_aside else 0
 
@@ -113,10 +107,10 @@ def annotate(
         show_progress=not quiet,
     )
     done = "already as asked, nothing to do" if result.unchanged else "labelled"
-    typer.echo(f"{result.target}: {_count(result.episodes, 'episode')}, {result.frames} frames {done}")
+    typer.echo(f"{result.target}: {count(result.episodes, 'episode')}, {result.frames} frames {done}")
     if result.assumed_successes:
         typer.echo(
-            f"success was assumed for {_count(result.assumed_successes, 'episode')}: neither a subtask file nor the "
+            f"success was assumed for {count(result.assumed_successes, 'episode')}: neither a subtask file nor the "
             "dataset says"
         )
     for notice in result.notices:
@@ -144,21 +138,22 @@ def train(
 
     Settings of the recipe follow as options: --datasets.0.root=FOLDER --steps=1000 --policy.device=cuda
     """
-    overrides = [*_plain_overrides(ctx.args), *(ctx.obj or [])]
+    overrides = [*plain_overrides(ctx.args), *(ctx.obj or [])]
     _refuse_missing_extra()
     if dry_run:
         from igrft.training.dry_run import dry_run as look
 
         found = look(recipe, overrides)
-        typer.echo(_dump(found.to_json()) if as_json else found.to_text())
+        typer.echo(dump(found.to_json()) if as_json else found.to_text())
         return 0
     from igrft.training.run import train as run
 
-    result = run(recipe, overrides, overwrite=overwrite, show_progress=not quiet)
+    say = (lambda line: None) if quiet else (lambda line: typer.echo(line, err=True))
+    result = run(recipe, overrides, overwrite=overwrite, show_progress=not quiet, say=say)
     for notice in result.notices:
         typer.echo(f"note: {notice}", err=True)
     if as_json:
-        typer.echo(_dump({"run": str(result.run), "steps": result.steps, "resumed_at": result.resumed_at}))
+        typer.echo(dump({"run": str(result.run), "steps": result.steps, "resumed_at": result.resumed_at}))
     else:
         typer.echo(f"{result.run}: {result.steps} steps; look at it with: igrft report {result.run}")
     return 0
@@ -174,7 +169,7 @@ def inspect(
     from igrft.reports.inspect import inspect as run
 
     found = run(dataset)
-    typer.echo(_dump(found.to_json()) if as_json else found.to_table(limit=None if every else 30))
+    typer.echo(dump(found.to_json()) if as_json else found.to_table(limit=None if every else 30))
     return 0
 
 
@@ -189,7 +184,7 @@ def validate(
     from igrft.reports.validate import validate as run
 
     found = run(dataset, videos=not fast, progress=not quiet)
-    typer.echo(_dump(found.to_json()) if as_json else found.to_text())
+    typer.echo(dump(found.to_json()) if as_json else found.to_text())
     return 0 if found.ok else 1
 
 
@@ -241,29 +236,8 @@ def subtasks_export(
     from igrft.steps.subtasks.export import export_subtasks
 
     found = export_subtasks(dataset, file, overwrite=overwrite)
-    typer.echo(f"{file}: {_count(found, 'episode')}")
+    typer.echo(f"{file}: {count(found, 'episode')}")
     return 0
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _plain_overrides(arguments: list[str]) -> list[str]:
-    """``--steps=5`` and ``--steps 5`` as ``steps=5``. (Those with a dot were taken out before.)"""
-    out: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not name.startswith("--"):
-            raise UsageError(f"unexpected argument {word!r}; settings of the recipe are given as --KEY=VALUE")
-        if not equals:
-            following = next(words, None)
-            if following is None:
-                raise UsageError(f"{word} has no value; write {word}=VALUE (igrft train --help lists the options)")
-            value = following
-        out.append(f"{name[2:]}={value}")
-    return out
 
 
 def _refuse_missing_extra() -> None:
@@ -277,15 +251,11 @@ def _refuse_missing_extra() -> None:
 
 def _list_set_aside(reasons: dict[Any, str]) -> None:
     if reasons:
-        typer.echo(f"{_count(len(reasons), 'episode')} set aside:", err=True)
+        typer.echo(f"{count(len(reasons), 'episode')} set aside:", err=True)
         for reason in list(reasons.values())[:20]:
             typer.echo(f"  {reason}", err=True)
         if len(reasons) > 20:
             typer.echo(f"  and {len(reasons) - 20} more, in meta/igrft.json", err=True)
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _numbers(text: str) -> list[int]:
@@ -296,3 +266,6 @@ def _numbers(text: str) -> list[int]:
             raise UsageError(f"--episodes must look like 0,3,7-9, got {text!r}")
         found += range(int(first), int(last or first) + 1)
     return found
+
+
+rollouts.register(app)

@@ -45,7 +45,6 @@ class Embodiment(Protocol):
         robot_type: as LeRobot writes it into ``meta/info.json``.
         fps: control steps a second.
         task: what the episodes are about, one sentence.
-        features: LeRobot dataset features of what :meth:`observe` returns and of ``action``.
         subtasks: names of the ordered subtasks that :attr:`Status.subtask` counts; empty where it knows none.
         realtime: whether time passes between two calls (a robot): the loop then keeps to ``fps``.
     """
@@ -54,9 +53,13 @@ class Embodiment(Protocol):
     robot_type: str
     fps: float
     task: str
-    features: Mapping[str, dict[str, Any]]
     subtasks: tuple[str, ...]
     realtime: bool
+
+    @property
+    def features(self) -> Mapping[str, dict[str, Any]]:
+        """LeRobot dataset features of what :meth:`observe` returns and of ``action``."""
+        ...
 
     def reset(self, seed: int | None) -> None:
         """Begin a new episode. A simulation puts itself into the start that ``seed`` names; a robot is where it

@@ -129,7 +129,8 @@ class RolloutSettings:
 
     Attributes:
         episodes: to record.
-        seed: of the first episode; each has the next.
+        seed: of the first episode of round 0; each has the next, also over rounds.
+        round: number of this round, from 0.
         root: folder of the dataset; None is ``rollout_<task>_<round>`` in the run's folder.
         reset_seconds: robot: the longest reset phase between episodes, which is not recorded.
         help_seconds: robot: how long it waits for the human when the value stagnates, before it goes on.
@@ -137,6 +138,7 @@ class RolloutSettings:
 
     episodes: int = 10
     seed: int = 10000
+    round: int = 0
     root: str | None = None
     reset_seconds: float = 60.0
     help_seconds: float = 30.0
@@ -144,3 +146,21 @@ class RolloutSettings:
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     human: HumanSettings = field(default_factory=HumanSettings)
     safety: SafetySettings = field(default_factory=SafetySettings)
+
+
+@dataclass
+class RoundsSettings:
+    """Stage III: collect, label, update, again (Algorithm 1, lines 12-31).
+
+    Attributes:
+        count: of rounds (Table V: 4).
+        pipeline: that labels rollouts: a name or a file; None is the one that the first demonstrations were labelled
+            with, as ``meta/igrft.json`` has it.
+        overrides: of the pipeline, as ``steps.TYPE.KEY=VALUE``.
+        workers: processes that label; None is one a core.
+    """
+
+    count: int = 4
+    pipeline: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    workers: int | None = None

@@ -14,10 +14,10 @@ from igrft.models.actors import POLICY_TYPES, register_policy
 from igrft.training.recipe import Recipe
 
 
-def apply(tree: dict[str, Any], override: str) -> None:
+def apply(tree: dict[str, Any], override: str, cls: type[Any] = Recipe) -> None:
     """Set ``a.b.0.c=value`` in place; missing mappings, and the next entry of a list, are made.
 
-    A setting that is text is taken as it stands (``007`` is no number there); any other is read as YAML.
+    ``cls`` is the recipe's dataclass. A setting that is text is taken as it stands (``007`` is no number there); any other is read as YAML.
 
     Raises:
         UsageError: not of this form, or a place that cannot be.
@@ -26,7 +26,7 @@ def apply(tree: dict[str, Any], override: str) -> None:
     parts = key.split(".")
     if not equals or not all(parts):
         raise UsageError(f"override {override!r} is not of the form --KEY=VALUE")
-    fields = _fields(tree, parts)
+    fields = _fields(tree, parts, cls)
     value = _read(text, fields[-1])
     node: Any = tree
     for i, part in enumerate(parts):
@@ -64,25 +64,23 @@ def _empty(field: dataclasses.Field[Any] | None, following: str) -> Any:
     return list(default()) if callable(default) else []
 
 
-def _fields(tree: dict[str, Any], parts: list[str]) -> list[dataclasses.Field[Any] | None]:
+def _fields(tree: dict[str, Any], parts: list[str], cls: Any) -> list[dataclasses.Field[Any] | None]:
     """The dataclass field at each part of a path; None in lists and where there is none."""
     found: list[dataclasses.Field[Any] | None] = []
-    cls: Any = Recipe
     for part in parts:
         if part.isdecimal():
             found.append(None)
             continue
         fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
         found.append(fields.get(part))
-        cls = _policy(tree) if cls is Recipe and part == "policy" else _inside(cls, part)
+        hint = typing.get_type_hints(cls).get(part) if part in fields else None
+        cls = inside(hint)
+        cls = _policy(tree) if cls is PreTrainedConfig else cls
     return found
 
 
-def _inside(cls: Any, name: str) -> Any:
-    """The dataclass that a field holds, itself or in a list; None where it holds none."""
-    if not dataclasses.is_dataclass(cls) or not isinstance(cls, type):
-        return None
-    hint = typing.get_type_hints(cls).get(name)
+def inside(hint: Any) -> Any:
+    """The dataclass that a field of this type holds: itself, in a list or beside None; None where it holds none."""
     inner = [hint, *typing.get_args(hint)]
     return next((h for h in inner if isinstance(h, type) and dataclasses.is_dataclass(h)), None)
 

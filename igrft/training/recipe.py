@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from lerobot.configs import PreTrainedConfig
 
+from igrft.rollouts.settings import EnvironmentSettings, RolloutSettings, RoundsSettings
+
 #: What ``igrft train`` can run.
 STAGES = ("sft", "offline_rl", "hil")
 KINDS = ("demonstrations", "rollouts")
@@ -155,7 +157,7 @@ class ExplorationSettings:
     """Noise of rollouts (Eq. 2): kept with the run, so that whoever rolls out or evaluates it can say so.
 
     Attributes:
-        type: interaction (T(s)), or uniform.
+        type: interaction (T(s)), uniform, or off: the flow's own, 1.
         uniform: standard deviation where ``type`` is uniform.
     """
 
@@ -231,6 +233,10 @@ class Recipe:
         cpu_threads: of PyTorch in a run on a CPU; None leaves its default. Small models are fastest on 1.
         precision: "bf16" runs the passes under autocast; None is the accelerator's default.
         sharding: "fsdp" shards parameters over processes; None replicates them.
+        environment: what is driven. Where it is set, ``igrft train`` of stage hil runs every round; without it, the
+            updates of one on the rollouts that ``datasets`` lists.
+        rollout: how rollouts are made.
+        rounds: of Stage III.
     """
 
     stage: str = "sft"
@@ -259,4 +265,7 @@ class Recipe:
     exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
+    environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    rounds: RoundsSettings = field(default_factory=RoundsSettings)
     wandb: WandbSettings = field(default_factory=WandbSettings)

@@ -1,4 +1,5 @@
-"""Reads recipes: YAML, then dotted overrides, then draccus into :class:`igrft.training.recipe.Recipe`.
+"""Reads recipes: YAML, then dotted overrides, then draccus into :class:`igrft.training.recipe.Recipe`, or into the
+dataclass of another verb's recipes.
 
 Overrides with list indices are applied to the YAML, since draccus refuses them. Keys are checked here,
 before draccus, so that an unknown one is named together with its near miss.
@@ -12,7 +13,7 @@ import logging
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, overload
 
 import draccus
 import yaml
@@ -23,23 +24,38 @@ from igrft.errors import UsageError, did_you_mean
 from igrft.models.actors import POLICY_TYPES, register_policy
 from igrft.resources import find
 from igrft.training import overrides as overrides_
-from igrft.training.recipe import DatasetEntry, Recipe
+from igrft.training.recipe import STAGES, Recipe
 
-#: Stages whose recipes are run by another verb.
+#: Stages whose recipes are not run by ``igrft train``.
 _OTHER_VERBS = {"eval": "igrft eval", "record": "igrft record"}
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+class HasStage(Protocol):
+    """A recipe: a dataclass whose defaults alone make one."""
+
+    stage: str
+
+
+@overload
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe: ...
+@overload
+def load_recipe[R: HasStage](name_or_path: str, overrides: Sequence[str], cls: type[R]) -> R: ...
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), cls: type[Any] = Recipe) -> Any:
     """Read a recipe that comes with the toolkit by its name, or a file.
 
     Args:
         overrides: ``a.b.0.c=value``, as after ``--`` on the command line.
+        cls: dataclass of the recipe; its default ``stage`` says whose it is.
 
     Raises:
-        UsageError: no such recipe, not YAML, an unknown key (naming the near miss), a bad value.
+        UsageError: no such recipe, not YAML, a stage of another verb, an unknown key (naming the near miss), a bad
+            value.
     """
     path = find("recipes", name_or_path)
-    return recipe_from(read_yaml(path), overrides, str(path))
+    value = read_yaml(path)
+    # Before the keys: another verb's recipe has others.
+    _refuse_stage(str(value.get("stage", cls().stage)), name_or_path, cls().stage)
+    return recipe_from(value, overrides, str(path), cls)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -53,24 +69,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return dict(value)
 
 
-def recipe_from(value: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
+@overload
+def recipe_from(value: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "recipe") -> Recipe: ...
+@overload
+def recipe_from[R: HasStage](value: Mapping[str, Any], overrides: Sequence[str], where: str, cls: type[R]) -> R: ...
+def recipe_from(
+    value: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "recipe", cls: type[Any] = Recipe
+) -> Any:
     """A recipe from a mapping and overrides.
+
+    Args:
+        cls: as in :func:`load_recipe`.
 
     Raises:
         UsageError: see :func:`load_recipe`.
     """
     tree: dict[str, Any] = _copied(value)
     for override in overrides:
-        overrides_.apply(tree, override)
-    _check(tree, Recipe, where, "")
+        overrides_.apply(tree, override, cls)
+    _check(tree, cls, where, "")
     _refuse_device(tree, where)
     # LeRobot warns on every configuration that names no device.
     logging.getLogger("lerobot.configs.policies").setLevel(logging.ERROR)
     try:
-        recipe = draccus.decode(Recipe, _numbers(tree, Recipe))
+        return draccus.decode(cls, _numbers(tree))
     except (DraccusException, ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(f"{where}: {_one_line(_cause(error))}") from None
-    return recipe
 
 
 def _refuse_device(tree: Mapping[str, Any], where: str) -> None:
@@ -82,12 +106,12 @@ def _refuse_device(tree: Mapping[str, Any], where: str) -> None:
         raise UsageError(f"{where}: policy.device is {device}, and PyTorch finds no GPU here")
 
 
-def resolved_yaml(recipe: Recipe) -> str:
+def resolved_yaml(recipe: HasStage) -> str:
     """The recipe with every default filled in, as it was run."""
     return yaml.safe_dump(resolved(recipe), sort_keys=False, allow_unicode=True)
 
 
-def resolved(recipe: Recipe) -> dict[str, Any]:
+def resolved(recipe: HasStage) -> dict[str, Any]:
     """The same as JSON."""
     # Through JSON: LeRobot's enumerations are text to it, and unknown objects to YAML.
     out: dict[str, Any] = json.loads(json.dumps(draccus.encode(recipe)))
@@ -107,15 +131,18 @@ def _check(tree: Mapping[str, Any], cls: type, where: str, prefix: str) -> None:
     for key, value in tree.items():
         if key not in known:
             raise UsageError(f"{where}: unknown key {prefix + key!r}{did_you_mean(key, known)}")
-        name = prefix + key
-        if key == "policy" and cls is Recipe:
+        name, inner = prefix + key, overrides_.inside(hints[key])
+        if inner is None or (value is None and type(None) in typing.get_args(hints[key])):
+            if key == "policy" and value is None and inner is PreTrainedConfig:
+                _check_policy(value, where)
+        elif inner is PreTrainedConfig:
             _check_policy(value, where)
-        elif key == "datasets" and cls is Recipe:
-            _check_datasets(value, where)
-        elif dataclasses.is_dataclass(hints[key]) and isinstance(hints[key], type):
-            if not isinstance(value, Mapping):
-                raise UsageError(f"{where}: {name!r} must be a mapping, got {value!r}")
-            _check(value, hints[key], where, name + ".")
+        elif typing.get_origin(hints[key]) is list:
+            _check_list(value, inner, where, name)
+        elif not isinstance(value, Mapping):
+            raise UsageError(f"{where}: {name!r} must be a mapping, got {value!r}")
+        else:
+            _check(value, inner, where, name + ".")
 
 
 def _check_policy(value: Any, where: str) -> None:
@@ -131,21 +158,21 @@ def _check_policy(value: Any, where: str) -> None:
             raise UsageError(f"{where}: policy {value['type']!r} has no key {key!r}{did_you_mean(key, known)}")
 
 
-def _check_datasets(value: Any, where: str) -> None:
+def _check_list(value: Any, cls: type, where: str, name: str) -> None:
     if not isinstance(value, list):
-        raise UsageError(f"{where}: 'datasets' must be a list, got {value!r}")
+        raise UsageError(f"{where}: {name!r} must be a list, got {value!r}")
     for i, entry in enumerate(value):
         if not isinstance(entry, Mapping):
-            raise UsageError(f"{where}: 'datasets.{i}' must be a mapping, got {entry!r}")
-        _check(entry, DatasetEntry, where, f"datasets.{i}.")
+            raise UsageError(f"{where}: '{name}.{i}' must be a mapping, got {entry!r}")
+        _check(entry, cls, where, f"{name}.{i}.")
 
 
-def _numbers(value: Any, cls: Any) -> Any:
+def _numbers(value: Any) -> Any:
     """YAML 1.1 reads 5e-5 as text: make numbers of what can only be one."""
     if isinstance(value, Mapping):
-        return {k: v if k in _TEXT else _numbers(v, cls) for k, v in value.items()}
+        return {k: v if k in _TEXT else _numbers(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_numbers(v, cls) for v in value]
+        return [_numbers(v) for v in value]
     if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
         try:
             number = float(value)
@@ -157,7 +184,7 @@ def _numbers(value: Any, cls: Any) -> Any:
 
 #: Settings that are text whatever they look like.
 _TEXT = frozenset({"root", "repo_id", "init_from", "output_dir", "name", "project", "entity"}) | frozenset(
-    {"tokenizer", "action_tokenizer", "targets", "full"}
+    {"tokenizer", "action_tokenizer", "targets", "full", "checkpoint", "path", "task", "curve", "baseline"}
 )
 
 
@@ -174,8 +201,16 @@ def _one_line(error: BaseException) -> str:
 
 def refuse_other_verbs(recipe: Recipe, name: str, stages: Sequence[str]) -> None:
     """Raises UsageError: the recipe's stage is unknown, or another verb's."""
-    if recipe.stage in stages:
-        return
-    if recipe.stage in _OTHER_VERBS:
-        raise UsageError(f"{name}: stage {recipe.stage!r} is not trained; run: {_OTHER_VERBS[recipe.stage]} {name}")
-    raise UsageError(f"{name}: unknown stage {recipe.stage!r}{did_you_mean(recipe.stage, tuple(stages))}")
+    _refuse_stage(recipe.stage, name, recipe.stage if recipe.stage in stages else stages[0])
+
+
+def _refuse_stage(stage: str, name: str, wanted: str) -> None:
+    """Refuse a recipe whose verb is not that of ``wanted``."""
+    verb, own = _OTHER_VERBS.get(stage), _OTHER_VERBS.get(wanted)
+    if own is None and verb is not None:
+        raise UsageError(f"{name}: stage {stage!r} is not trained; run: {verb} {name}")
+    if own is None and stage not in STAGES:
+        raise UsageError(f"{name}: unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
+    if own is not None and stage != wanted:
+        told = f"; run: {verb or 'igrft train'} {name}" if verb or stage in STAGES else ""
+        raise UsageError(f"{name}: {own} runs recipes of stage {wanted!r}, and this is of stage {stage!r}{told}")

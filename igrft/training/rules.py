@@ -9,6 +9,7 @@ import typing
 from typing import Any
 
 from igrft.errors import UsageError, did_you_mean
+from igrft.rollouts.noise import NOISE_TYPES
 from igrft.training.checks import check_recipe as check_data_settings
 from igrft.training.labels import needs_next
 from igrft.training.recipe import STAGES, Recipe
@@ -25,7 +26,7 @@ def check_recipe(recipe: Recipe, name: str) -> None:
     refuse_other_verbs(recipe, name, STAGES)
     check_data_settings(recipe)
     choices = (
-        ("exploration.type", recipe.exploration.type, ("interaction", "uniform")),
+        ("exploration.type", recipe.exploration.type, NOISE_TYPES),
         ("normalisation", recipe.normalisation, ("auto", "checkpoint", "dataset")),
     )
     for key, value, known in choices:

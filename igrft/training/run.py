@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 RECIPE = "recipe.yaml"
 #: Settings that change neither data nor results: a run goes on when they differ.
 _FREE = frozenset({"output_dir", "num_workers", "cpu_threads", "log_every", "save_every", "keep_checkpoints", "wandb"})
+#: Settings that matter where a run makes rollouts, and there alone; more rounds may be asked for later.
+_OF_ROUNDS = frozenset({"environment", "rollout", "rounds"})
+_FREE_OF_ROUNDS = frozenset({"rounds.count", "rounds.workers", "rollout.reset_seconds", "rollout.help_seconds"})
 
 
 @dataclass
@@ -54,13 +58,17 @@ def train(
     *,
     overwrite: bool = False,
     show_progress: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Train what a recipe says. Run again, it goes on where it was.
+
+    Stage III with an environment runs every round: rollouts, labels, updates.
 
     Args:
         recipe: name or path of a recipe file, or a loaded recipe.
         overrides: ``a.b.0.c=value``, applied to the file.
         overwrite: start anew where the folder holds a run with other settings.
+        say: is given a line an episode and a round of Stage III.
 
     Raises:
         UsageError: a wrong recipe, or a folder that holds something else.
@@ -71,7 +79,42 @@ def train(
     check_recipe(loaded, name)
     run = run_folder(loaded, name).absolute()
     with _threads(loaded.cpu_threads):
+        if makes_rollouts(loaded):
+            return _rounds(loaded, run, overwrite, show_progress, say)
         return _train(loaded, run, overwrite, show_progress)
+
+
+def makes_rollouts(recipe: Recipe) -> bool:
+    """Whether ``igrft train`` collects rollouts itself: Stage III with something to drive, and none listed."""
+    listed = any(entry.kind == "rollouts" and (entry.root or entry.repo_id) for entry in recipe.datasets)
+    return recipe.stage == "hil" and recipe.environment.type is not None and not listed
+
+
+def _rounds(recipe: Recipe, run: Path, overwrite: bool, show_progress: bool, say: Callable[[str], None]) -> TrainResult:
+    """Every round of Stage III in one folder."""
+    from igrft.rollouts.rounds import clear, done, run_rounds
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "rounds are run by one process; on several GPUs run igrft rollout and igrft annotate, then "
+            "igrft train with --datasets.1.root=ROLLOUTS"
+        )
+    recipe.datasets = [entry for entry in recipe.datasets if entry.kind == "demonstrations"]
+    stale = _is_stale(run, recipe, overwrite) or overwrite
+    with _locked(run):
+        if stale:
+            _clear(run)
+            clear(run)
+        if done(run) >= recipe.rounds.count:
+            told = f"already run: {recipe.rounds.count} rounds; --overwrite starts anew"
+            return TrainResult(run, recipe.steps * recipe.rounds.count, recipe.steps * recipe.rounds.count, [told])
+        write_text(run / RECIPE, resolved_yaml(recipe))
+
+        def update(one: Recipe, folder: Path) -> TrainResult:
+            return _train(one, folder, False, show_progress)
+
+        lines = run_rounds(recipe, run, update, say=say)
+    return TrainResult(run, sum(int(line["steps"]) for line in lines))
 
 
 def _train(loaded: Recipe, run: Path, overwrite: bool, show_progress: bool) -> TrainResult:
@@ -195,7 +238,7 @@ def _is_stale(run: Path, recipe: Recipe, overwrite: bool) -> bool:
     different = differing(recipe, earlier)
     if not different:
         return False
-    if checkpoint.newest(run) is None:
+    if checkpoint.newest(run) is None and not makes_rollouts(recipe):
         # It failed before its first checkpoint: nothing is lost.
         return True
     if not overwrite:
@@ -222,7 +265,8 @@ def differing(recipe: Recipe, earlier: dict[str, Any]) -> list[str]:
     now = _flat(resolved(recipe))
     then = _flat(earlier)
     keys = [k for k in (now | then) if now.get(k) != then.get(k)]
-    return sorted(k for k in keys if k.split(".")[0] not in _FREE)
+    free = _FREE if makes_rollouts(recipe) else _FREE | _OF_ROUNDS
+    return sorted(k for k in keys if k.split(".")[0] not in free and k not in _FREE_OF_ROUNDS)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -69,6 +69,7 @@ class Built:
             "reward_weights": list(reward_weights(self.recipe)),
             "precision": self.precision,
             "objective": self.recipe.objective.type,
+            "noise_scale": list(self.recipe.objective.noise_scale),
         }
 
 
