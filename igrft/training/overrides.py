@@ -17,7 +17,10 @@ from igrft.training.recipe import Recipe
 def apply(tree: dict[str, Any], override: str, cls: type[Any] = Recipe) -> None:
     """Set ``a.b.0.c=value`` in place; missing mappings, and the next entry of a list, are made.
 
-    ``cls`` is the recipe's dataclass. A setting that is text is taken as it stands (``007`` is no number there); any other is read as YAML.
+    A setting that is text is taken as it stands (``007`` is no number there); any other is read as YAML.
+
+    Args:
+        cls: the recipe's dataclass.
 
     Raises:
         UsageError: not of this form, or a place that cannot be.

@@ -132,11 +132,10 @@ def _check(tree: Mapping[str, Any], cls: type, where: str, prefix: str) -> None:
         if key not in known:
             raise UsageError(f"{where}: unknown key {prefix + key!r}{did_you_mean(key, known)}")
         name, inner = prefix + key, overrides_.inside(hints[key])
-        if inner is None or (value is None and type(None) in typing.get_args(hints[key])):
-            if key == "policy" and value is None and inner is PreTrainedConfig:
-                _check_policy(value, where)
-        elif inner is PreTrainedConfig:
+        if inner is PreTrainedConfig:
             _check_policy(value, where)
+        elif inner is None or (value is None and type(None) in typing.get_args(hints[key])):
+            continue
         elif typing.get_origin(hints[key]) is list:
             _check_list(value, inner, where, name)
         elif not isinstance(value, Mapping):

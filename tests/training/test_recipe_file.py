@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -268,3 +269,77 @@ def test_stages_of_other_verbs():
             refuse_other_verbs(Recipe(stage=stage), "mine", STAGES)
     with pytest.raises(UsageError, match="unknown stage 'offline'; did you mean 'offline_rl'"):
         refuse_other_verbs(Recipe(stage="offline"), "mine", STAGES)
+
+
+# Recipes of other verbs.
+
+
+@dataclasses.dataclass
+class Entry:
+    path: str | None = None
+    weight: float = 1.0
+
+
+@dataclasses.dataclass
+class Extra:
+    scale: float = 1.0
+
+
+@dataclasses.dataclass
+class Other:
+    """What another verb's recipe may look like."""
+
+    stage: str = "eval"
+    entries: list[Entry] = dataclasses.field(default_factory=list)
+    mixed: list[float | str] = dataclasses.field(default_factory=lambda: [1.0])
+    extra: Extra | None = None
+    free: dict[str, Any] | None = None
+
+
+def test_any_dataclass_can_be_a_recipe():
+    made = recipe_from(
+        {"entries": [{"path": "1e5"}]},
+        ["entries.1.path=007", "entries.1.weight=5e-1", "mixed=[1, word]", "extra.scale=2", "free.any.thing=3"],
+        "mine",
+        Other,
+    )
+    assert made.entries == [Entry("1e5"), Entry("007", 0.5)]
+    assert made.mixed == [1.0, "word"] and made.extra == Extra(2.0) and made.free == {"any": {"thing": 3}}
+    assert recipe_from({"extra": None}, [], "mine", Other).extra is None
+    assert resolved(made)["extra"] == {"scale": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "overrides", "message"),
+    [
+        ({"entrys": []}, [], "mine: unknown key 'entrys'; did you mean 'entries'?"),
+        ({"entries": [{"paht": "a"}]}, [], "unknown key 'entries.0.paht'; did you mean 'path'?"),
+        ({"entries": {}}, [], "'entries' must be a list, got {}"),
+        ({"extra": {"scael": 1}}, [], "unknown key 'extra.scael'; did you mean 'scale'?"),
+        ({"extra": 3}, [], "'extra' must be a mapping, got 3"),
+        ({}, ["extra.scael=1"], "unknown key 'extra.scael'; did you mean 'scale'?"),
+        ({}, ["steps=1"], "unknown key 'steps'"),
+    ],
+)
+def test_its_keys_are_checked_alike(value, overrides, message):
+    with pytest.raises(UsageError) as error:
+        recipe_from(value, overrides, "mine", Other)
+    assert message in str(error.value)
+
+
+def test_every_verb_names_the_other(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("stage: eval\nentries: []\n")
+    assert load_recipe(str(path), ["entries.0.path=a"], Other).entries == [Entry("a")]
+    with pytest.raises(UsageError, match="stage 'eval' is not trained; run: igrft eval .*mine.yaml"):
+        load_recipe(str(path))
+    path.write_text("stage: record\nrobot: {}\n")
+    with pytest.raises(UsageError, match="igrft eval runs recipes of stage 'eval', .* 'record'; run: igrft record"):
+        load_recipe(str(path), [], Other)
+    with pytest.raises(UsageError, match="of stage 'sft'; run: igrft train tiny/sft"):
+        load_recipe("tiny/sft", [], Other)
+    path.write_text("stage: evla\n")
+    with pytest.raises(UsageError, match="unknown stage 'evla'"):
+        load_recipe(str(path))
+    with pytest.raises(UsageError, match="this is of stage 'evla'$"):
+        load_recipe(str(path), [], Other)
