@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from igrft.cli import rollouts
+from igrft.cli import rollouts, serving
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 
@@ -269,3 +269,4 @@ def _numbers(text: str) -> list[int]:
 
 
 rollouts.register(app)
+serving.register(app)
