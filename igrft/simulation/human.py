@@ -7,7 +7,7 @@ import numpy as np
 from igrft.errors import UsageError
 from igrft.rollouts.protocols import Event, Observation, Status
 from igrft.rollouts.settings import HumanSettings
-from igrft.simulation.experts import Expert
+from igrft.simulation.experts import make_expert
 from igrft.simulation.metaworld import MetaWorld
 
 
@@ -40,7 +40,7 @@ class ExpertHuman:
         self._world = world
         self._until = settings.until
         self._limit = max(1, round(settings.limit * world.fps))
-        self._expert = Expert(world.env_task)
+        self._expert = make_expert(world.env_task)
         self.start(None)
 
     def start(self, seed: int | None) -> None:
@@ -63,7 +63,7 @@ class ExpertHuman:
     def action(self, observation: Observation) -> np.ndarray:
         """float32 [4] for where the simulation is now; ``observation`` is not looked at."""
         self._driven += 1
-        return self._expert.action(self._world.full_observation)
+        return self._expert.action(self._world.scene())
 
     def finished(self, status: Status) -> bool:
         if status.ended or status.success or self._driven >= self._limit:

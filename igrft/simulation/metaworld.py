@@ -214,6 +214,7 @@ class MetaWorld:
             goal=full[_GOAL],
             gripped=self.contacts().gripped,
             success=self._success,
+            observation=full,
         )
 
     def _take(self, observation: np.ndarray) -> None:

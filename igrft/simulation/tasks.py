@@ -22,7 +22,8 @@ class Scene:
         piece: the point of the thing that has to reach the goal, float64 [3].
         goal: where to, float64 [3].
         gripped: both fingers press against it.
-        success: by Meta-World's own measure.
+        success: by Meta-World's own measure, settled.
+        observation: what Meta-World's own policies read, float64 [39].
     """
 
     hand: np.ndarray
@@ -31,6 +32,7 @@ class Scene:
     goal: np.ndarray
     gripped: bool
     success: bool
+    observation: np.ndarray
 
 
 Predicate = Callable[[Scene], bool]
