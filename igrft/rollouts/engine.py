@@ -148,6 +148,7 @@ class RealTimeEngine:
         self._latency: Any = LatencyTracker(maxlen=_REMEMBERED)
         self._lock = threading.Condition()
         self._observation: Observation | None = None
+        self._seen_at = 0
         self._last = Decision(None, None, 1.0, False)
         self._fresh = False
         self._driving, self._closed, self._epoch = False, False, 0
@@ -194,7 +195,8 @@ class RealTimeEngine:
         with self._lock:
             if self._error is not None:
                 raise IgrftError(f"the policy stopped: {self._error}") from self._error
-            self._observation = observation
+            # Where the plan stood when this was seen: the action that is taken now belongs to what is seen now.
+            self._observation, self._seen_at = observation, self._queue.get_action_index()
             self._lock.notify_all()
             action = take()
             judged, self._fresh = self._fresh, False
@@ -216,8 +218,9 @@ class RealTimeEngine:
                     observation, driving, epoch = dict(self._observation), self._driving, self._epoch
                     # The same observation is not looked at twice.
                     self._observation = None
-                    left_over = self._queue.get_left_over()
-                    before = self._queue.get_action_index()
+                    before = self._seen_at
+                    planned = self._queue.original_queue
+                    left_over = None if planned is None else planned[before:].numpy()
                     if self._seed is not None and seeded != self._seed:
                         self.source.reset(self._seed)
                         seeded = self._seed
@@ -229,12 +232,11 @@ class RealTimeEngine:
             with self._lock:
                 self._error = error
 
-    def _extend(self, observation: Observation, left_over: Any, before: int, epoch: int) -> None:
+    def _extend(self, observation: Observation, left_over: np.ndarray | None, before: int, epoch: int) -> None:
         import torch
 
         expected = math.ceil((self._latency.p95() or 0.0) / self._period)
-        rest = None if left_over is None else left_over.numpy()
-        chunk = self.source.infer(observation, left_over=rest, delay=expected)
+        chunk = self.source.infer(observation, left_over=left_over, delay=expected)
         with self._lock:
             if epoch != self._epoch:
                 return
