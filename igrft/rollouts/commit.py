@@ -12,18 +12,21 @@ What a rename must not outrun is synced to the disk before it.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from igrft.dataset.files import DATA_PATH, INFO, STATS, VIDEO_PATH, read_json
+from igrft.dataset.files import DATA_PATH, INFO, STATS, TASKS, VIDEO_PATH, read_json
 from igrft.dataset.parquet import write_json
 from igrft.rollouts.facts import ROLLOUT, RolloutRecord, read_rollout
-from igrft.rollouts.statistics import EpisodeStatistics
+from igrft.rollouts.statistics import DatasetStatistics
 
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 #: Files of a folder, LeRobot's number.
 CHUNKS_SIZE = 1000
+#: Where files lie now, by their places in the dataset.
+Files = dict[str, Path]
 
 
 def place(index: int) -> dict[str, int]:
@@ -48,46 +51,48 @@ def exists(root: Path) -> bool:
     return root.exists() and (not root.is_dir() or any(root.iterdir()))
 
 
-def publish(tree: Path, root: Path) -> None:
-    """Put the files of one episode, prepared under ``tree`` by their names in the dataset, into the dataset.
+def publish(files: Files, root: Path, scratch: Path) -> None:
+    """Put the files of one more episode into the dataset, or make the dataset of it where ``root`` is absent.
 
     Args:
-        tree: on the file system of ``root``; holds ``meta/info.json`` that counts the episode, ``meta/stats.json``
-            and ``meta/igrft_rollout.json`` with it, and its own files. All of the dataset where ``root`` is absent.
+        files: where each lies now, by its place in the dataset, on the file system of ``root``: the episode's own,
+            and ``meta/info.json``, ``meta/stats.json`` and ``meta/igrft_rollout.json`` that count it.
+        scratch: folder on the same file system.
 
     Raises:
         OSError: the episode is complete if ``meta/info.json`` at ``root`` counts it, and not otherwise.
     """
-    files = [p for p in tree.rglob("*") if p.is_file()]
-    for path in files:
+    for path in files.values():
         _sync(path)
-    if not exists(root):
-        for folder in [tree, *(p for p in tree.rglob("*") if p.is_dir())]:
-            _sync(folder)
-        root.parent.mkdir(parents=True, exist_ok=True)
-        tree.rename(root)
-        _sync(root.parent)
+    ordered = sorted(files, key=_rank)
+    if exists(root):
+        _move(files, root, [name for name in ordered if name != INFO])
+        _move(files, root, [INFO])
         return
-    ordered = sorted((p.relative_to(tree) for p in files), key=_rank)
-    _move(tree, root, [p for p in ordered if p != Path(INFO)])
-    _move(tree, root, [Path(INFO)])
+    tree = scratch / "first"
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir()
+    _move(files, tree, ordered)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    tree.rename(root)
+    _sync(root.parent)
 
 
-def _rank(relative: Path) -> tuple[int, str]:
+def _rank(name: str) -> tuple[int, str]:
     """Readers look from the end of this order to its beginning."""
-    kinds = ("videos/", "data/", ROLLOUT, "meta/episodes/", STATS, INFO)
-    name = relative.as_posix()
-    return next((i for i, kind in enumerate(kinds) if name.startswith(kind)), 0), name
+    kinds = ("videos/", "data/", TASKS, ROLLOUT, "meta/episodes/", STATS, INFO)
+    return next(i for i, kind in enumerate(kinds) if name.startswith(kind)), name
 
 
-def _move(tree: Path, root: Path, files: Iterable[Path]) -> None:
+def _move(files: Files, root: Path, names: Iterable[str]) -> None:
+    """Give files their places under ``root``, one by one, and make that last."""
     changed: dict[Path, None] = {}
-    for relative in files:
-        folder = (root / relative).parent
+    for name in names:
+        folder = (root / name).parent
         if not folder.is_dir():
             folder.mkdir(parents=True)
             changed.update(dict.fromkeys(p for p in folder.parents if p == root or root in p.parents))
-        os.replace(tree / relative, root / relative)
+        os.replace(files[name], root / name)
         changed[folder] = None
     for folder in changed:
         _sync(folder)
@@ -112,8 +117,8 @@ def take_back(root: Path, scratch: Path) -> None:
 
 def counted(info: dict[str, Any], episodes: int, frames: int) -> dict[str, Any]:
     """``meta/info.json`` for another number of episodes."""
-    counts = {"total_episodes": episodes, "total_frames": frames, "splits": {"train": f"0:{episodes}"}}
-    return {**info, **counts}
+    counts = {"total_episodes": episodes, "total_frames": frames, "total_tasks": 1}
+    return {**info, **counts, "splits": {"train": f"0:{episodes}"}}
 
 
 def trim(root: Path, scratch: Path) -> bool:
@@ -130,7 +135,7 @@ def trim(root: Path, scratch: Path) -> bool:
     if len(record["episodes"]) > complete:
         _replace_json(root / ROLLOUT, read_rollout(root).to_json(), scratch)
         changed = True
-    statistics = EpisodeStatistics.read(root).totals()
+    statistics = DatasetStatistics.read(root).totals()
     if not (root / STATS).is_file() or read_json(root / STATS) != statistics:
         _replace_json(root / STATS, statistics, scratch)
         changed = True
@@ -149,11 +154,12 @@ def _beyond(folder: Path, complete: int) -> Iterator[Path]:
     yield from (path for _, path in sorted(found, reverse=True))
 
 
-def prepare(tree: Path, info: dict[str, Any], record: RolloutRecord, statistics: dict[str, Any]) -> None:
-    """Write the three files that speak of all episodes into the tree of a commit."""
-    write_json(tree / ROLLOUT, record.to_json())
-    write_json(tree / STATS, statistics)
-    write_json(tree / INFO, info)
+def prepare(folder: Path, info: dict[str, Any], record: RolloutRecord, statistics: dict[str, Any]) -> Files:
+    """Write the three files that speak of all episodes to ``folder``."""
+    values = {ROLLOUT: record.to_json(), STATS: statistics, INFO: info}
+    for name, value in values.items():
+        write_json(folder / Path(name).name, value)
+    return {name: folder / Path(name).name for name in values}
 
 
 def _replace_json(path: Path, value: Any, scratch: Path) -> None:

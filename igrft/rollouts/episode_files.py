@@ -1,87 +1,108 @@
-"""From a LeRobot dataset of one episode to the files of the episode in a larger dataset."""
+"""The files of one episode, as LeRobot lays them out: rows, the episodes' table, videos."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from igrft import columns as c
-from igrft.dataset.files import INFO, TASKS, read_json, read_table
-from igrft.dataset.parquet import DataWriter, write_table
+from igrft.dataset.files import TASKS
+from igrft.dataset.parquet import DataWriter, with_pandas_index, write_table
 from igrft.errors import IgrftError
-from igrft.recordings.statistics import numeric_statistics
-from igrft.recordings.video_facts import frame_times
-from igrft.rollouts.commit import data_path, episodes_path, place, video_path
-from igrft.rollouts.statistics import row_statistics, with_statistics
+from igrft.recordings.video_facts import TOLERANCE_S, frame_times, time_deviation
+from igrft.rollouts.commit import Files, data_path, episodes_path, place, video_path
+from igrft.rollouts.layout import Layout
+from igrft.rollouts.statistics import Statistics, as_row, column_statistics
 
 
 @dataclass(frozen=True)
 class EpisodeFiles:
-    """An episode whose files lie under ``tree`` by their names in the dataset.
-
-    Attributes:
-        frames: T.
-        info: ``meta/info.json`` of the dataset it was taken from: features as LeRobot declares them.
-        statistics: by feature and statistic.
+    """Attributes:
+    files: where each lies now, by its place in the dataset.
+    statistics: of every feature.
     """
 
-    tree: Path
-    frames: int
-    info: dict[str, Any]
-    statistics: dict[str, dict[str, np.ndarray]]
+    files: Files
+    statistics: Statistics
 
 
-def take_over(staged: Path, tree: Path, *, index: int, first_frame: int, success: bool) -> EpisodeFiles:
-    """Move the one episode of the finished LeRobot dataset at ``staged`` to ``tree`` under its new number.
+def write_episode(
+    layout: Layout,
+    columns: Mapping[str, np.ndarray],
+    videos: Mapping[str, Path],
+    video_statistics: Mapping[str, dict[str, np.ndarray]],
+    *,
+    folder: Path,
+    index: int,
+    first_frame: int,
+) -> EpisodeFiles:
+    """Write what an episode adds to the dataset into ``folder``.
 
     Args:
-        index: its ``episode_index``.
-        first_frame: ``index`` of its first frame.
-        success: fills ``next.success``: true on the last frame, or nowhere. ``next.done`` is filled likewise.
+        columns: of every feature that is no video, [T] or [T, n].
+        videos: finished files by camera; they stay where they are.
+        index: ``episode_index``.
+        first_frame: ``index`` of the first frame.
 
     Raises:
         IgrftError: a video does not hold a picture for every frame.
     """
-    info = read_json(staged / INFO)
-    table = read_table(staged / data_path(0))
-    frames = table.num_rows
-    last = np.arange(frames) == frames - 1
-    columns = {
-        c.INDEX: np.arange(first_frame, first_frame + frames),
+    frames = len(columns[c.ACTION])
+    frame = np.arange(frames)
+    whole = {
+        **columns,
+        c.TIMESTAMP: (frame / layout.fps).astype(np.float32),
+        c.FRAME_INDEX: frame,
         c.EPISODE_INDEX: np.full(frames, index),
-        c.DONE: last,
-        c.SUCCESS: last & success,
+        c.INDEX: first_frame + frame,
+        c.TASK_INDEX: np.zeros(frames, dtype=np.int64),
     }
-    for name, values in columns.items():
-        at = table.column_names.index(name)
-        table = table.set_column(at, table.schema.field(name), pa.array(values, table.schema.field(name).type))
-    with DataWriter(tree / data_path(index), table.schema) as writer:
+    files = {data_path(index): folder / "data.parquet", episodes_path(index): folder / "episodes.parquet"}
+    table = pa.table([_to_arrow(whole[n]) for n in layout.schema.names], schema=layout.schema)
+    with DataWriter(files[data_path(index)], layout.schema) as writer:
         writer.write(table, [frames])
-    row = read_table(staged / episodes_path(0))
-    cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
-    numbers = {"episode_index": index, "dataset_from_index": first_frame, "dataset_to_index": first_frame + frames}
-    for kind in ("data", "meta/episodes", *(f"videos/{camera}" for camera in cameras)):
-        numbers |= {f"{kind}/{key}": number for key, number in place(index).items()}
-    for name, number in numbers.items():
-        row = row.set_column(row.column_names.index(name), name, pa.array([number], pa.int64()))
-    for name, values in columns.items():
-        row = with_statistics(row, name, numeric_statistics(values))
-    write_table(tree / episodes_path(index), row)
-    for camera in cameras:
-        _move_video(staged / video_path(camera, 0), tree / video_path(camera, index), camera, frames)
+    row: dict[str, object] = {
+        "episode_index": index,
+        "tasks": [layout.task],
+        "length": frames,
+        **_placed("data", index),
+        "dataset_from_index": first_frame,
+        "dataset_to_index": first_frame + frames,
+    }
+    for camera, path in videos.items():
+        _check_video(camera, path, frames, layout.fps)
+        files[video_path(camera, index)] = path
+        row |= _placed(f"videos/{camera}", index)
+        row |= {f"videos/{camera}/from_timestamp": 0.0, f"videos/{camera}/to_timestamp": frames / layout.fps}
+    statistics = {**column_statistics(whole), **video_statistics}
+    held = {name: pa.array([value]) for name, value in row.items()}
+    meta = {name: pa.array([value]) for name, value in _placed("meta/episodes", index).items()}
+    write_table(files[episodes_path(index)], pa.table({**held, **as_row(statistics), **meta}))
     if index == 0:
-        os.replace(staged / TASKS, tree / TASKS)
-    return EpisodeFiles(tree, frames, info, row_statistics(row, 0))
+        files[TASKS] = folder / "tasks.parquet"
+        tasks = pa.table({"task_index": pa.array([0], pa.int64()), "task": pa.array([layout.task], pa.string())})
+        write_table(files[TASKS], with_pandas_index(tasks, "task"))
+    return EpisodeFiles(files, statistics)
 
 
-def _move_video(source: Path, target: Path, camera: str, frames: int) -> None:
-    pictures = len(frame_times(source))
-    if pictures != frames:
-        raise IgrftError(f"the video of {camera} holds {pictures} pictures of {frames} frames; record it again")
-    target.parent.mkdir(parents=True)
-    os.replace(source, target)
+def _placed(kind: str, index: int) -> dict[str, object]:
+    return {f"{kind}/{key}": number for key, number in place(index).items()}
+
+
+def _to_arrow(values: np.ndarray) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), values.shape[1])
+
+
+def _check_video(camera: str, path: Path, frames: int, fps: int) -> None:
+    times = frame_times(path)
+    if len(times) != frames or times[0] != 0 or time_deviation(times, fps) > TOLERANCE_S:
+        raise IgrftError(
+            f"the video of {camera} holds {len(times)} pictures where the episode has {frames} frames at {fps} a "
+            "second; choose another encoder"
+        )

@@ -1,20 +1,20 @@
 """Records rollouts as one LeRobot dataset that opens at every instant, whatever happens.
 
-Each episode is written by LeRobot's writer as a small dataset of its own in ``ROOT.staging`` (the writer keeps its
-parquet files open, and a file that was not closed cannot be read), and joins ROOT when it is complete:
-:mod:`igrft.rollouts.commit` says how. So a crash or a pulled plug loses the episode in progress and nothing else.
+LeRobot's own writer keeps its parquet files open over all episodes, and a file that was not closed cannot be read;
+it also spends a quarter of a second of Python on an episode. So rows are gathered here, pictures encoded while the
+episode goes on, and the files of an episode, the same as LeRobot writes, join the dataset when it is complete:
+:mod:`igrft.rollouts.commit` says how. A crash or a pulled plug loses the episode in progress and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,68 +22,75 @@ from igrft import columns as c
 from igrft.dataset.files import INFO, read_json
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError, did_you_mean
-from igrft.recordings.quiet import first_line, is_disk_full, lerobot_quietly
+from igrft.recordings.quiet import first_line, is_disk_full
 from igrft.rollouts import commit
-from igrft.rollouts.encoder import encoder_settings
-from igrft.rollouts.episode_files import take_over
+from igrft.rollouts.encoder import EpisodeEncoder
+from igrft.rollouts.episode_files import write_episode
 from igrft.rollouts.facts import RolloutRecord, as_json, first_difference, read_rollout
-from igrft.rollouts.statistics import EpisodeStatistics
-
-if TYPE_CHECKING:
-    from igrft.rollouts.staged import StagedEpisode
-
-#: Filled in when the episode is saved.
-_FILLED = (c.DONE, c.SUCCESS)
-#: LeRobot's writer fills these.
-_LEROBOT = (c.TIMESTAMP, c.FRAME_INDEX, c.EPISODE_INDEX, c.INDEX, c.TASK_INDEX)
+from igrft.rollouts.layout import FILLED, Layout, identity, make_layout
+from igrft.rollouts.staging import Staging, closed_on_error
+from igrft.rollouts.statistics import DatasetStatistics
 
 
-def recorded_columns(*, judged: bool) -> dict[str, str]:
-    """dtypes of the columns that the recorder adds, each of shape [1].
+@dataclass
+class _Episode:
+    """An episode in progress: its rows in memory, its pictures in files."""
 
-    Args:
-        judged: whether there is a critic. Without one ``value`` and ``interaction_probability`` are left out:
-            LeRobot's statistics and training take no NaN.
-    """
-    critic = {c.VALUE: "float32", c.INTERACTION_PROBABILITY: "float32"} if judged else {}
-    return {
-        c.INTERVENTION: "bool",
-        c.TAKEOVER_REASON: "int64",
-        c.NOISE_SCALE: "float32",
-        **critic,
-        c.DONE: "bool",
-        c.SUCCESS: "bool",
-    }
+    columns: dict[str, list[np.ndarray]]
+    videos: dict[str, Path]
+    encoder: EpisodeEncoder | None
+    frames: int = 0
+
+    def forget(self) -> None:
+        if self.encoder is not None:
+            self.encoder.cancel()
+
+
+@dataclass(frozen=True)
+class _Committed:
+    """What is on the disk."""
+
+    info: dict[str, Any]
+    record: RolloutRecord
+    statistics: DatasetStatistics = field(default_factory=DatasetStatistics)
+
+    @property
+    def episodes(self) -> int:
+        return len(self.record.episodes)
+
+    @property
+    def frames(self) -> int:
+        return int(self.info["total_frames"])
 
 
 class Recorder:
     """One dataset of rollouts, open for recording; use it as a context manager, or close it.
 
+    :meth:`save` returns at once, and the episode is written while the next one goes on; :meth:`flush` (and
+    :meth:`close`) wait. A failure to write is raised by whatever is called next.
+
     Attributes:
-        root: folder of the dataset; absent until the first episode is saved, since LeRobot opens no empty one.
-        episodes: complete ones.
-        frames: of the complete episodes.
+        root: folder of the dataset; absent until the first episode is written, since LeRobot opens no empty one.
     """
 
-    def __init__(self, root: Path, features: dict[str, dict[str, Any]], fps: int, robot_type: str, task: str) -> None:
+    def __init__(self, root: Path, layout: Layout, staging: Staging, settings: dict[str, Any]) -> None:
+        """For :meth:`open`."""
         self.root = root
-        self.episodes = 0
-        self.frames = 0
-        self._features = features
-        self._fps = fps
-        self._robot_type = robot_type
-        self._task = task
-        self._record = RolloutRecord({}, [])
-        self._statistics = EpisodeStatistics()
-        self._lock: IO[str] | None = None
-        self._encoder: Any = None
-        self._staged: StagedEpisode | None = None
+        self._layout = layout
+        self._staging = staging
+        self._settings = settings
+        self._committed = self._nothing()
+        self._facts: list[dict[str, Any]] = []
+        self._episode: _Episode | None = None
+        self._writer = ThreadPoolExecutor(1, "commit")
+        self._writing: Future[None] | None = None
         self._number = 0
+        self._closed = False
 
     @classmethod
     def open(
         cls,
-        root: Path,
+        root: Path | str,
         *,
         features: Mapping[str, dict[str, Any]],
         fps: float,
@@ -109,66 +116,78 @@ class Recorder:
 
         Raises:
             UsageError: features, rate or settings that cannot be recorded.
-            IgrftError: another recorder is at work on it, something else lies at ``root``, or it was recorded under
-                other settings.
+            IgrftError: another recorder is at work on it, something else lies at ``root``, or it was recorded
+                otherwise.
         """
         root = Path(root).expanduser().resolve()
-        own = recorded_columns(judged=judged)
-        declared = _declared(features, own)
-        if fps != int(fps) or fps < 1:
-            raise UsageError(f"rollouts are recorded at a whole number of frames a second, got {fps:g}")
-        recorder = cls(root, declared, int(fps), robot_type, task)
-        recorder._record = RolloutRecord(as_json(settings, "the settings of the rollouts"), [])
-        if any(f["dtype"] == "video" for f in declared.values()):
-            recorder._encoder = encoder_settings(encoder)
-        with contextlib.ExitStack() as stack:
-            recorder._lock = stack.enter_context(_locked(root))
-            if commit.exists(root):
-                if not resume:
-                    raise IgrftError(f"{root} is there already; give another folder, or go on with resume")
-                recorder._go_on()
-            with recorder._told():
-                recorder._begin()
-            stack.pop_all()
+        kept = as_json(settings, "the settings of the rollouts")
+        with closed_on_error(Staging(root)) as staging, _told(root):
+            there = commit.exists(root)
+            if there and not resume:
+                raise IgrftError(f"{root} is there already; give another folder, or go on with it (resume)")
+            if there:
+                # Before seconds go into anything else.
+                read_rollout(root)
+            layout = make_layout(
+                features,
+                fps=fps,
+                robot_type=robot_type,
+                task=task,
+                judged=judged,
+                encoder=encoder,
+                scratch=staging.folder,
+            )
+            staging.clear()
+            recorder = cls(root, layout, staging, kept)
+            if there:
+                recorder._refuse_others()
+                commit.trim(root, staging.folder)
+                recorder._load()
         return recorder
 
     @property
-    def staging(self) -> Path:
-        """The sibling folder that holds the episode in progress."""
-        return _staging(self.root)
+    def episodes(self) -> int:
+        """Episodes saved, the one that is being written included."""
+        return len(self._facts)
 
     @property
     def facts(self) -> list[dict[str, Any]]:
-        """Of the complete episodes, as given to :meth:`save`, with ``success`` and ``frames``."""
-        return [dict(episode) for episode in self._record.episodes]
+        """Of the episodes saved, as given to :meth:`save`, with ``success`` and ``frames``."""
+        return [dict(facts) for facts in self._facts]
 
     @property
     def pending(self) -> int:
         """Frames of the episode in progress."""
-        return 0 if self._staged is None else self._staged.frames
+        return 0 if self._episode is None else self._episode.frames
 
     def add(self, frame: Mapping[str, Any]) -> None:
         """Record one frame.
 
         Args:
             frame: every feature (arrays of the declared shape; pictures uint8 [H, W, 3] RGB) and the columns of
-                :func:`recorded_columns` but ``next.*``, which :meth:`save` fills. Numbers are cast to the dtype
-                declared.
+                :func:`igrft.rollouts.layout.recorded_columns` but ``next.*``, which :meth:`save` fills. Numbers
+                are cast to the dtype declared. A ``task`` is passed over.
 
         Raises:
             UsageError: something missing, unknown, or of another shape.
-            IgrftError: a number that is not finite, a full disk, or a failed encoder. The episode can be discarded,
-                and others recorded.
+            IgrftError: a number that is not finite, a failed encoder, or the episode before could not be written.
+                The episode in progress can be discarded, and others recorded.
         """
-        built = {name: self._value(name, feature, frame) for name, feature in self._features.items()}
-        unknown = [name for name in frame if name not in self._features and name != "task"]
-        if unknown:
-            raise UsageError(f"a frame holds {unknown[0]!r}{did_you_mean(unknown[0], list(self._features))}")
-        with self._told():
-            self._episode().add({**built, "task": self._task})
+        self._refuse_closed()
+        self._raise_failure()
+        values = self._checked(frame)
+        if self._episode is None:
+            self._episode = self._begin()
+        with _told(self.root):
+            for camera in self._layout.cameras:
+                assert self._episode.encoder is not None
+                self._episode.encoder.add(camera, values[camera])
+        for name, held in self._episode.columns.items():
+            held.append(values[name])
+        self._episode.frames += 1
 
     def save(self, *, success: bool | None, facts: Mapping[str, Any]) -> int:
-        """The episode in progress is complete; when this returns, it survives a pulled plug.
+        """The episode in progress is complete.
 
         Args:
             success: None where nobody said; ``next.success`` then reads as a failure, the record says null.
@@ -179,58 +198,75 @@ class Recorder:
 
         Raises:
             UsageError: no frame was added, or facts that are not JSON.
-            IgrftError: it could not be written; the episode is lost, the dataset is as it was.
+            IgrftError: the episode before could not be written. This one is still in progress.
         """
+        self._refuse_closed()
         if not self.pending:
             raise UsageError("an episode without a frame cannot be saved; add frames, or discard it")
         entry = {**as_json(facts, "the facts of an episode"), "success": success, "frames": self.pending}
-        staged, self._staged = self._episode(), None
-        try:
-            with self._told(lost=True):
-                try:
-                    with lerobot_quietly(self.staging / "scratch"):
-                        staged.finish()
-                        self._commit(staged.folder, entry, bool(success))
-                except BaseException:
-                    self._recover()
-                    raise
-        finally:
-            staged.close()
-            self._clear()
-        with self._told():
-            self._begin()
-        return self.episodes - 1
+        self.flush()
+        episode, self._episode = self._episode, None
+        assert episode is not None
+        self._facts.append(entry)
+        self._writing = self._writer.submit(self._commit, episode, entry)
+        return len(self._facts) - 1
+
+    def flush(self) -> None:
+        """Wait until every episode saved survives a pulled plug.
+
+        Raises:
+            IgrftError: the last one could not be written. It is lost; the dataset is as it was before.
+        """
+        writing = self._writing
+        if writing is not None:
+            # A signal may come while we wait: the episode is then still being written.
+            error = writing.exception()
+            self._writing = None
+            if error is not None:
+                self._facts = list(self._committed.record.episodes)
+                raise error
 
     def discard(self) -> None:
         """Forget the frames of the episode in progress."""
-        if self.pending:
-            self._episode().clear()
+        episode, self._episode = self._episode, None
+        if episode is not None:
+            episode.forget()
 
     def drop_last(self) -> None:
-        """Take the last complete episode back, to record it again. The episode in progress is discarded.
+        """Take the last episode back, to record it again. The episode in progress is discarded.
 
         Raises:
             UsageError: there is none.
+            IgrftError: it could not be written, or not be taken back.
         """
-        if not self.episodes:
-            raise UsageError("there is no episode to record again")
+        self._refuse_closed()
         self.discard()
-        with self._told():
+        self.flush()
+        if not self._facts:
+            raise UsageError("there is no episode to record again")
+        with _told(self.root):
             try:
-                commit.take_back(self.root, self.staging)
+                commit.take_back(self.root, self._staging.folder)
             finally:
                 self._load()
-        shutil.rmtree(self.staging / "dropped", ignore_errors=True)
 
     def close(self) -> None:
-        """Forget the episode in progress, and let the dataset go. May be called twice."""
-        staged, self._staged = self._staged, None
-        if staged is not None:
-            staged.close()
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            shutil.rmtree(self.staging, ignore_errors=True)
-            lock.close()
+        """Forget the episode in progress, wait for the one being written, and let the dataset go.
+
+        May be called twice.
+
+        Raises:
+            IgrftError: as :meth:`flush`.
+        """
+        if self._closed:
+            return
+        self.discard()
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            self._writer.shutdown()
+            self._staging.close()
 
     def __enter__(self) -> Recorder:
         return self
@@ -238,200 +274,149 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with contextlib.suppress(IgrftError) if kind is not None else contextlib.nullcontext():
+            self.close()
 
     # Frames.
 
-    def _value(self, name: str, feature: dict[str, Any], frame: Mapping[str, Any]) -> Any:
-        if name in _FILLED:
-            if name in frame:
+    def _checked(self, frame: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """A frame's values, by feature, as declared."""
+        features = self._layout.features
+        out: dict[str, np.ndarray] = {}
+        for name, feature in features.items():
+            if name in FILLED:
+                continue
+            if name not in frame:
+                raise UsageError(f"a frame lacks {name!r}; it holds {', '.join(sorted(frame))}")
+            out[name] = _checked_value(name, frame[name], feature["dtype"], feature["shape"])
+            if out[name].dtype.kind == "f" and not np.isfinite(out[name]).all():
+                raise IgrftError(
+                    f"{name!r} is not finite at frame {self.pending} of the episode; neither statistics nor training "
+                    "take it: mend where it comes from"
+                )
+        for name in frame:
+            if name in FILLED:
                 raise UsageError(f"a frame holds {name!r}, which is filled in when the episode is saved")
-            return np.zeros(1, dtype=bool)
-        if name not in frame:
-            raise UsageError(f"a frame lacks {name!r}; it holds {', '.join(sorted(frame))}")
-        dtype, shape = feature["dtype"], feature["shape"]
-        if dtype == "string":
-            return str(frame[name])
-        picture = dtype in ("image", "video")
-        value = np.asarray(frame[name])
-        if picture and value.dtype != np.uint8:
-            raise UsageError(f"{name!r} is {value.dtype}; pictures are uint8")
-        if not picture and shape == (1,) and value.ndim == 0:
-            value = value.reshape(1)
-        if value.shape != shape:
-            raise UsageError(f"{name!r} has the shape {list(value.shape)} where {list(shape)} is declared")
-        if picture:
-            return value
-        value = value.astype(dtype)
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise IgrftError(
-                f"{name!r} is not finite at frame {self.pending} of the episode; neither statistics nor training take "
-                "it: mend where it comes from"
-            )
-        return value
+            if name not in features and name != "task":
+                raise UsageError(f"a frame holds {name!r}{did_you_mean(name, list(features))}")
+        return out
 
-    def _episode(self) -> StagedEpisode:
-        if self._lock is None:
-            raise UsageError(f"the recorder of {self.root} is closed")
-        if self._staged is None:
-            self._begin()
-        assert self._staged is not None
-        return self._staged
-
-    def _begin(self) -> None:
-        """Have LeRobot's writer ready before the first frame: that takes longer than a control step."""
-        from igrft.rollouts.staged import StagedEpisode
-
+    def _begin(self) -> _Episode:
+        layout = self._layout
         self._number += 1
-        with lerobot_quietly(self.staging / "scratch"):
-            self._staged = StagedEpisode(
-                self.staging / f"episode-{self._number}", self._features, self._fps, self._robot_type, self._encoder
-            )
+        folder = self._staging.folder
+        videos = {key: folder / f"episode-{self._number}-{i}.mp4" for i, key in enumerate(layout.cameras)}
+        encoder = None if layout.encoder is None else EpisodeEncoder(videos, layout.fps, layout.encoder)
+        columns: dict[str, list[np.ndarray]] = {n: [] for n in layout.features if n not in videos and n not in FILLED}
+        return _Episode(columns, videos, encoder)
 
-    # The dataset.
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise UsageError(f"the recorder of {self.root} is closed")
 
-    def _commit(self, staged: Path, entry: dict[str, Any], success: bool) -> None:
-        tree = self.staging / "commit"
-        shutil.rmtree(tree, ignore_errors=True)
-        files = take_over(staged, tree, index=self.episodes, first_frame=self.frames, success=success)
-        there = read_json(self.root / INFO) if self.episodes else {**files.info, "chunks_size": commit.CHUNKS_SIZE}
-        info = commit.counted(there, self.episodes + 1, self.frames + files.frames)
-        record = RolloutRecord(self._record.settings, [*self._record.episodes, entry])
-        statistics = EpisodeStatistics([*self._statistics.episodes, files.statistics])
-        commit.prepare(tree, info, record, statistics.totals())
-        commit.publish(tree, self.root)
-        self._record, self._statistics = record, statistics
-        self.episodes, self.frames = self.episodes + 1, self.frames + files.frames
+    def _raise_failure(self) -> None:
+        """Of the episode that was being written, where it is done."""
+        if self._writing is not None and self._writing.done():
+            self.flush()
 
-    def _go_on(self) -> None:
-        """Check that the dataset at ``root`` is this one, and clear away what a crash left."""
-        found = read_rollout(self.root)
-        reader = DatasetReader.open(self.root)
-        now = as_json(
-            {
-                "robot_type": self._robot_type,
-                "fps": self._fps,
-                "features": {n: _comparable(f) for n, f in self._features.items()},
-                "task": self._task,
-                "settings": self._record.settings,
-            },
-            "the features",
+    # The dataset. The writing thread alone touches ``_committed`` while it is at work.
+
+    def _commit(self, episode: _Episode, entry: dict[str, Any]) -> None:
+        with _told(self.root, "; the last episode is lost, those before it are safe"):
+            try:
+                self._write(episode, entry)
+            except BaseException:
+                self._recover()
+                raise
+            finally:
+                for path in episode.videos.values():
+                    path.unlink(missing_ok=True)
+
+    def _write(self, episode: _Episode, entry: dict[str, Any]) -> None:
+        before, folder = self._committed, self._staging.folder
+        statistics = episode.encoder.finish() if episode.encoder is not None else {}
+        columns = {name: np.stack(values) for name, values in episode.columns.items()}
+        # A column of shape [1] is one number a frame.
+        columns = {n: v[:, 0] if v.shape[1:] == (1,) else v for n, v in columns.items()}
+        columns[c.DONE] = np.arange(episode.frames) == episode.frames - 1
+        columns[c.SUCCESS] = columns[c.DONE] & bool(entry["success"])
+        written = write_episode(
+            self._layout,
+            columns,
+            episode.videos,
+            statistics,
+            folder=folder,
+            index=before.episodes,
+            first_frame=before.frames,
         )
+        after = _Committed(
+            commit.counted(before.info, before.episodes + 1, before.frames + episode.frames),
+            RolloutRecord(self._settings, [*before.record.episodes, entry]),
+            DatasetStatistics([*before.statistics.episodes, written.statistics]),
+        )
+        shared = commit.prepare(folder, after.info, after.record, after.statistics.totals())
+        commit.publish({**written.files, **shared}, self.root, folder)
+        self._committed = after
+
+    def _refuse_others(self) -> None:
+        """The dataset at ``root`` must have been recorded as this one will be."""
+        reader = DatasetReader.open(self.root)
         there = {
-            "robot_type": reader.info.get("robot_type"),
-            "fps": reader.info["fps"],
-            "features": {n: _comparable(f) for n, f in reader.features.items() if n not in _LEROBOT},
-            "task": next(iter(reader.tasks), None),
-            "settings": found.settings,
+            **identity(reader.info, next(iter(reader.tasks), None)),
+            "settings": read_rollout(self.root).settings,
         }
+        now = as_json({**self._layout.identity(), "settings": self._settings}, "the features")
         if difference := first_difference(there, now):
-            raise IgrftError(
-                f"{self.root} was recorded otherwise: {difference}; record as it was, or give another folder"
-            )
-        with self._told():
-            commit.trim(self.root, self.staging)
-            self._load()
+            raise IgrftError(f"{self.root} was recorded otherwise: {difference}; give the same, or another folder")
+
+    def _nothing(self) -> _Committed:
+        return _Committed(self._layout.info, RolloutRecord(self._settings, []))
 
     def _load(self) -> None:
         """Know again what is on the disk."""
-        if not commit.exists(self.root):
-            self.episodes = self.frames = 0
-            self._record = RolloutRecord(self._record.settings, [])
-            self._statistics = EpisodeStatistics()
-            return
-        info = read_json(self.root / INFO)
-        self.episodes, self.frames = int(info["total_episodes"]), int(info["total_frames"])
-        self._record = read_rollout(self.root)
-        read = EpisodeStatistics.read(self.root).episodes
-        self._statistics = EpisodeStatistics(read[: self.episodes])
+        if commit.exists(self.root):
+            record = read_rollout(self.root)
+            statistics = DatasetStatistics.read(self.root).episodes[: len(record.episodes)]
+            self._committed = _Committed(read_json(self.root / INFO), record, DatasetStatistics(statistics))
+        else:
+            self._committed = self._nothing()
+        self._facts = list(self._committed.record.episodes)
 
     def _recover(self) -> None:
         """After a failed commit. Where clearing away fails as well, the dataset opens, and the next one does it."""
         with contextlib.suppress(OSError, IgrftError):
             if commit.exists(self.root):
-                commit.trim(self.root, self.staging)
+                commit.trim(self.root, self._staging.folder)
         with contextlib.suppress(OSError, IgrftError):
             self._load()
 
-    def _clear(self) -> None:
-        """Empty the staging folder, but for the lock."""
-        for path in self.staging.iterdir():
-            if path.name != _LOCK:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _told(self, lost: bool = False) -> Iterator[None]:
-        """Failures to write as one line."""
-        after = "; the episode is lost, the others are safe" if lost else ""
-        try:
-            yield
-        except UsageError:
-            raise
-        except Exception as error:
-            if is_disk_full(error):
-                raise IgrftError(f"the disk of {self.root} is full{after}: make room, then go on") from error
-            if isinstance(error, IgrftError):
-                if not lost:
-                    raise
-                raise IgrftError(f"{error}{after}") from error
-            raise IgrftError(f"{self.root} could not be written ({first_line(error)}){after}") from error
-
-
-_LOCK = "lock"
-#: All that a staging folder of ours holds.
-_OWN = (_LOCK, "scratch", "commit", "dropped", "info.json", "stats.json", "igrft_rollout.json")
-
-
-def _staging(root: Path) -> Path:
-    return root.with_name(root.name + ".staging")
+def _checked_value(name: str, value: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A value as declared; a picture as it is."""
+    array = np.asarray(value)
+    if shape == (1,) and array.ndim == 0:
+        array = array.reshape(1)
+    if array.shape != shape:
+        raise UsageError(f"{name!r} has the shape {list(array.shape)} where {list(shape)} is declared")
+    if dtype == "video":
+        if array.dtype != np.uint8:
+            raise UsageError(f"{name!r} is {array.dtype}; pictures are uint8")
+        return array
+    # A copy: drivers use their buffers again.
+    return array.astype(dtype)
 
 
 @contextlib.contextmanager
-def _locked(root: Path) -> Iterator[IO[str]]:
-    """The staging folder of ``root``, emptied, under a lock that goes with the process."""
-    folder = _staging(root)
+def _told(root: Path, after: str = "") -> Iterator[None]:
+    """Failures to write as one line."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        strange = sorted(p.name for p in folder.iterdir() if p.name not in _OWN and not p.name.startswith("episode-"))
-        if strange:
-            raise IgrftError(
-                f"{folder} is where the episode in progress goes, and holds {strange[0]!r}, which igrft rollout did "
-                "not put there; move it away, or give another folder"
-            )
-        lock = (folder / _LOCK).open("w")
-    except OSError as error:
-        raise IgrftError(f"{folder} cannot be made ({error.strerror}); give a folder where you may write") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it before may have removed the file that was just locked.
-            mine = os.fstat(lock.fileno()).st_ino == (folder / _LOCK).stat().st_ino
-        except OSError:
-            mine = False
-        if not mine:
-            raise IgrftError(f"another recorder is at work on {root}; wait for it, or give another folder")
-        for path in folder.iterdir():
-            if path.name != _LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        yield lock
-    except BaseException:
-        lock.close()
+        yield
+    except UsageError:
         raise
-
-
-def _declared(features: Mapping[str, dict[str, Any]], own: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The features of the dataset, as LeRobot's writer wants them."""
-    for name, feature in features.items():
-        if name in own or name in _LEROBOT:
-            raise UsageError(f"{name!r} is a column of the recorder's own; leave it out of the features")
-        if feature.get("dtype") in ("image", "video") and (feature.get("info") or {}).get("is_depth_map"):
-            raise UsageError(f"{name!r} is a depth map, which rollouts do not record; leave it out of the features")
-    if c.ACTION not in features:
-        raise UsageError(f"the features have no {c.ACTION!r}; they are {', '.join(features) or 'empty'}")
-    mine = {name: {"dtype": dtype, "shape": (1,), "names": None} for name, dtype in own.items()}
-    return {n: {**f, "shape": tuple(f["shape"])} for n, f in features.items()} | mine
-
-
-def _comparable(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """A feature without what LeRobot finds out of its videos."""
-    return {"dtype": feature["dtype"], "shape": list(feature["shape"]), "names": feature.get("names")}
+    except Exception as error:
+        if is_disk_full(error):
+            raise IgrftError(f"the disk of {root} is full{after}; make room, and run again to go on") from error
+        if not isinstance(error, (IgrftError, OSError)):
+            raise
+        text = str(error) if isinstance(error, IgrftError) else f"{root} could not be written ({first_line(error)})"
+        raise IgrftError(f"{text}{after}") from error

@@ -11,37 +11,53 @@ import numpy as np
 import pyarrow as pa
 
 from igrft.dataset.files import read_episodes
-from igrft.dataset.statistics import aggregate
+from igrft.dataset.statistics import aggregate, episode_statistics
 
 _PREFIX = "stats/"
+#: By feature and LeRobot's name of the statistic: an array; ``count`` is [1].
+Statistics = dict[str, dict[str, np.ndarray]]
+
+
+def column_statistics(columns: Mapping[str, np.ndarray]) -> Statistics:
+    """Statistics of the columns of one episode, each [T] or [T, n], as LeRobot computes them: [n] each."""
+    groups: dict[np.dtype, list[str]] = {}
+    for name, values in columns.items():
+        groups.setdefault(np.result_type(values.dtype, np.float32), []).append(name)
+    out: Statistics = {}
+    for kind, names in groups.items():
+        blocks = [columns[name].reshape(len(columns[name]), -1).T for name in names]
+        found = episode_statistics(np.ascontiguousarray(np.concatenate(blocks), dtype=kind))
+        at = 0
+        for name, block in zip(names, blocks, strict=True):
+            part = {statistic: values[at : at + len(block)] for statistic, values in found.items()}
+            out[name] = part | {"count": part["count"][:1]}
+            at += len(block)
+    return {name: out[name] for name in columns}
 
 
 @dataclass
-class EpisodeStatistics:
-    """By episode, feature and LeRobot's name of the statistic: an array, ``count`` of shape [1]."""
+class DatasetStatistics:
+    """Statistics of every episode, in order."""
 
-    episodes: list[dict[str, dict[str, np.ndarray]]] = field(default_factory=list)
+    episodes: list[Statistics] = field(default_factory=list)
 
     @classmethod
-    def read(cls, root: Path) -> EpisodeStatistics:
+    def read(cls, root: Path) -> DatasetStatistics:
         """Those in the episodes' table of the dataset at ``root``."""
         table = read_episodes(root, statistics=True)
-        return cls([row_statistics(table, row) for row in range(table.num_rows)])
+        return cls([_of_row(table, row) for row in range(table.num_rows)])
 
     def totals(self) -> dict[str, Any]:
         """What ``meta/stats.json`` holds, by LeRobot's formulas, as nested lists."""
-        if not self.episodes:
-            return {}
         out: dict[str, Any] = {}
-        for feature, first in self.episodes[0].items():
+        for feature, first in (self.episodes[0] if self.episodes else {}).items():
             parts = {name: np.stack([e[feature][name] for e in self.episodes]) for name in first}
             out[feature] = {name: value.tolist() for name, value in aggregate(parts).items()}
         return out
 
 
-def row_statistics(table: pa.Table, row: int) -> dict[str, dict[str, np.ndarray]]:
-    """Statistics in one row of an episodes' table."""
-    out: dict[str, dict[str, np.ndarray]] = {}
+def _of_row(table: pa.Table, row: int) -> Statistics:
+    out: Statistics = {}
     for name in table.column_names:
         if name.startswith(_PREFIX):
             feature, _, statistic = name.removeprefix(_PREFIX).rpartition("/")
@@ -49,10 +65,13 @@ def row_statistics(table: pa.Table, row: int) -> dict[str, dict[str, np.ndarray]
     return out
 
 
-def with_statistics(table: pa.Table, feature: str, values: Mapping[str, np.ndarray]) -> pa.Table:
-    """An episodes' table of one row with a feature's statistics replaced, in the types they had."""
-    for statistic, value in values.items():
-        name = f"{_PREFIX}{feature}/{statistic}"
-        at = table.column_names.index(name)
-        table = table.set_column(at, name, pa.array([value.tolist()], table.schema.field(name).type))
-    return table
+def as_row(statistics: Statistics) -> dict[str, pa.Array]:
+    """Columns of one row of the episodes' table, in the types that LeRobot writes."""
+    row = {}
+    for feature, found in statistics.items():
+        for statistic, values in found.items():
+            kind: pa.DataType = pa.int64() if statistic == "count" else pa.float64()
+            for _ in range(values.ndim):
+                kind = pa.list_(kind)
+            row[f"{_PREFIX}{feature}/{statistic}"] = pa.array([values.tolist()], kind)
+    return row
