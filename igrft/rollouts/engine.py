@@ -168,7 +168,13 @@ class RealTimeEngine:
         return self._decide(observation, self._queue.get)
 
     def watch(self, observation: Observation) -> Decision:
-        return self._decide(observation, lambda: None)
+        found = self._decide(observation, lambda: None)
+        if found.judgement is None and self.source.has_critic:
+            # The human drives before the policy ever did: the first word is waited for, the others are not.
+            with self._lock:
+                self._lock.wait_for(lambda: self._last.judgement is not None or self._error is not None, _JOIN)
+            found = self._decide(observation, lambda: None)
+        return found
 
     def pause(self) -> None:
         with self._lock:
@@ -231,6 +237,7 @@ class RealTimeEngine:
         except BaseException as error:
             with self._lock:
                 self._error = error
+                self._lock.notify_all()
 
     def _extend(self, observation: Observation, left_over: np.ndarray | None, before: int, epoch: int) -> None:
         import torch
@@ -256,6 +263,7 @@ class RealTimeEngine:
     def _note(self, judgement: Judgement | None, noise_scale: float) -> None:
         self._last = Decision(None, judgement or self._last.judgement, noise_scale, False)
         self._fresh = judgement is not None
+        self._lock.notify_all()
 
 
 def make_engine(settings: InferenceSettings, source: ActionSource, fps: float, default_steps: int) -> Engine:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from igrft import columns as c
 from igrft.errors import IgrftError, UsageError
 from igrft.rollouts.build import make_embodiment, make_source
 from igrft.rollouts.engine import Engine, make_engine
@@ -229,6 +230,9 @@ class _Collector:
             self._keep(number, result)
 
     def _keep(self, number: int, result: EpisodeResult) -> None:
+        if not result.steps:
+            self.say(f"episode {number}: ended before its first step; nothing was recorded")
+            return
         said = result.success
         if said is None:
             self.say(f"episode {number}: nobody said whether it succeeded; it counts as a failure")
@@ -250,7 +254,7 @@ class _Collector:
     def _episode(self, seed: int) -> EpisodeResult:
         clock: Clock | None = None
         if self.paced:
-            from igrft.rollouts.robot import Pacer
+            from igrft.rollouts.pace import Pacer
 
             clock = Pacer(self.body.fps)
         self.limiter.reset()
@@ -269,17 +273,17 @@ class _Collector:
         )
 
     def _record(self, frame: Frame) -> None:
-        judged = frame.judgement
-        nan = float("nan")
+        judged: dict[str, float] = {}
+        if frame.judgement is not None:
+            judged = {c.VALUE: frame.judgement.value, c.INTERACTION_PROBABILITY: frame.judgement.interaction}
         self.recorder.add(
             {
                 **{name: frame.observation[name] for name in self.body.features if name in frame.observation},
-                "action": frame.action,
-                "intervention": frame.intervention,
-                "value": nan if judged is None else judged.value,
-                "interaction_probability": nan if judged is None else judged.interaction,
-                "noise_scale": frame.noise_scale,
-                "takeover_reason": frame.reason,
+                **judged,
+                c.ACTION: frame.action,
+                c.INTERVENTION: frame.intervention,
+                c.NOISE_SCALE: frame.noise_scale,
+                c.TAKEOVER_REASON: frame.reason,
             }
         )
 
