@@ -253,11 +253,13 @@ class RobotEmbodiment:
         joints = [n for n in self.action_names if n.endswith(_POSITION)]
         if not joints:
             return True
-        start = self._start()
+        start = self.pose()
         if start is None:
             return True
         end = np.where([n in joints for n in self.action_names], np.asarray(target, np.float32), np.float32(0))
         end = end.astype(np.float32)
+        if not np.isfinite(end).all():
+            raise IgrftError(f"robot {self.name} was to go where a joint is no number: check the leader arm")
         if limiter is not None:
             end, _ = limiter.apply(end, None)
             # One step more than needed, so that rounding never cuts the last.
@@ -293,8 +295,11 @@ class RobotEmbodiment:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> np.ndarray | None:
-        """Where a slide begins: what was sent last, else the joints as they stand."""
+    def pose(self) -> np.ndarray | None:
+        """Where the robot is meant to be, float32 [dim]: joints as sent last, else as seen last; the rest is 0.
+
+        None where joints are seen by other names than they are driven by, and nothing was sent yet.
+        """
         if self.last_sent is None and not all(n in self.raw for n in self.action_names if n.endswith(_POSITION)):
             return None
         start = [
