@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from igrft.errors import UsageError, did_you_mean
-from igrft.resources import find
+from igrft.resources import find, folder
 from igrft.steps.base import Step
 from igrft.steps.registry import STEP_TYPES, step_class
 
@@ -49,10 +49,45 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> Pipeline:
     for key in value:
         if key != "steps":
             raise UsageError(f"{path} has an unknown key {key!r}{did_you_mean(str(key), ['steps'])}")
-    entries = [_entry(e, path) for e in value["steps"]]
+    return _built(path.stem, [_entry(e, path) for e in value["steps"]], overrides, str(path))
+
+
+def recorded_pipeline(record: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "the record") -> Pipeline:
+    """The pipeline that a dataset was labelled with, as its ``meta/igrft.json`` has it, for other data of its kind.
+
+    A record holds names of files, not paths. Task files that come with the toolkit are found again by theirs; any
+    other file must be named by an override. Steps that a trained critic makes are left out.
+
+    Args:
+        record: ``pipeline`` of the record.
+        overrides: as of :func:`load_pipeline`.
+
+    Raises:
+        UsageError: the record names no pipeline, or a file that is not found.
+    """
+    entries = [dict(step) for step in record.get("steps", []) if step.get("type") != "values"]
+    if not entries:
+        raise UsageError(f"{where} names no pipeline")
+    named = {override.partition("=")[0] for override in overrides}
+    for entry in entries:
+        for key in getattr(_class(str(entry.get("type")), where), "paths", ()):
+            name = entry.get(key)
+            if not isinstance(name, str) or f"steps.{entry['type']}.{key}" in named:
+                continue
+            found = folder("pipelines") / "tasks" / name
+            if not found.is_file():
+                raise UsageError(
+                    f"{where} names {name!r} for {key!r} of step {entry['type']!r}, and not where it lies; give "
+                    f"steps.{entry['type']}.{key}=PATH"
+                )
+            entry[key] = str(found)
+    return _built(str(record.get("name")), entries, overrides, where)
+
+
+def _built(name: str, entries: list[dict[str, Any]], overrides: Sequence[str], where: str) -> Pipeline:
     for override in overrides:
         _apply(override, entries)
-    return Pipeline(path.stem, tuple(build_step(e, str(path)) for e in entries))
+    return Pipeline(name, tuple(build_step(e, where) for e in entries))
 
 
 def _entry(entry: Any, path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from igrft.dataset.labels import open_dataset
 from igrft.dataset.parquet import whole_file, write_text
 from igrft.errors import IgrftError, UsageError
 from igrft.models.load import CHECKPOINTS, CheckpointFolder
-from igrft.pipeline.config import Pipeline, build_step, load_pipeline
+from igrft.pipeline.config import Pipeline, load_pipeline, recorded_pipeline
 from igrft.pipeline.run import annotate
 from igrft.rollouts.build import make_embodiment
 from igrft.rollouts.run import dataset_name, refuse_incomplete, rollout, summary
@@ -134,18 +134,10 @@ def _pipeline(recipe: Recipe) -> Pipeline:
     path = root / IGRFT
     if not path.is_file():
         raise UsageError(f"{root} has no {IGRFT} that names its pipeline; give --rounds.pipeline=NAME")
-    recorded = read_json(path).get("pipeline", {})
-    steps = [dict(step) for step in recorded.get("steps", []) if step.get("type") != "values"]
-    if not steps:
-        raise UsageError(f"{path} names no pipeline; give --rounds.pipeline=NAME")
-    if settings.overrides:
-        raise UsageError("rounds.overrides change a pipeline that is named; give --rounds.pipeline too")
     try:
-        return Pipeline(str(recorded.get("name")), tuple(build_step(step, str(path)) for step in steps))
+        return recorded_pipeline(read_json(path).get("pipeline", {}), settings.overrides, str(path))
     except UsageError as error:
-        raise UsageError(
-            f"the demonstrations' pipeline cannot label rollouts ({error}); give --rounds.pipeline"
-        ) from None
+        raise UsageError(f"{error} (with --rounds.overrides.0=…), or another pipeline with --rounds.pipeline") from None
 
 
 def _label(root: Path, pipeline: Pipeline, workers: int | None) -> Path:

@@ -1,0 +1,134 @@
+"""The study in simulation: every stage on four Meta-World tasks, three training seeds, beside two controls.
+
+    python benchmarks/study.py OUT                         # everything; run again, it goes on
+    python benchmarks/study.py OUT --tasks shelf-place-v3 --seeds 0 --only train
+    python benchmarks/study.py OUT --only eval
+
+For each task: 60 simulated demonstrations of mixed quality, labelled from pictures and proprioception (never from the
+simulator's truth). For each task and training seed: SFT, offline RL, four rounds with takeovers; and two controls:
+SFT on the successes alone, and plain SFT on the same demonstrations and the rollouts that the rounds made, as many
+updates as the three stages together. Then every checkpoint on the same held-out starts, at the flow's own noise
+(standard deviation 1), through `igrft eval`: docs/study.md has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TASKS = ("shelf-place-v3", "box-close-v3", "bin-picking-v3", "assembly-v3")
+#: Updates of the three stages together: what the last control gets.
+STAGES = ("sft", "offline_rl", "hil", "sft_success", "sft_takeovers")
+PIPELINE = "simulation"
+
+
+def demonstrations(out: Path, task: str, episodes: int) -> Path:
+    """Recorded and labelled; the labelled dataset."""
+    from igrft.pipeline.run import annotate
+    from igrft.recordings.convert import convert
+
+    recorded, labelled = out / task / "demonstrations", out / task / "demonstrations_labelled"
+    if not recorded.exists():
+        convert(f"metaworld:{task}", recorded, episodes=episodes, seed=0, progress=False)
+    annotate(recorded, labelled, pipeline=PIPELINE, overrides=[f"steps.subtasks.task={task_file(task)}"])
+    return labelled
+
+
+def task_file(task: str) -> str:
+    from igrft.resources import find
+
+    return str(find("pipelines/tasks", f"metaworld-{task}"))
+
+
+def train_cell(out: Path, task: str, seed: int, more: list[str]) -> None:
+    """Every stage of one task and training seed."""
+    from igrft.training.run import train
+
+    data = out / task / "demonstrations_labelled"
+    cell = out / task / f"seed_{seed}"
+    common = [f"datasets.0.root={data}", f"seed={seed}", *more]
+
+    def run(recipe: str, name: str, *settings: str) -> None:
+        began = time.perf_counter()
+        train(f"tiny/{recipe}", [*common, f"output_dir={cell / name}", *settings], say=print)
+        print(f"{task} seed {seed} {name}: {time.perf_counter() - began:.0f} s", flush=True)
+
+    run("sft", "sft")
+    run("offline_rl", "offline_rl", f"init_from={cell / 'sft'}")
+    run(
+        "hil",
+        "hil",
+        f"init_from={cell / 'offline_rl'}",
+        f"environment.task={task}",
+        # Every training seed meets starts of its own.
+        f"rollout.seed={10_000 + 1_000 * seed}",
+        "rounds.workers=1",
+    )
+    run("sft_success", "sft_success")
+    rollouts = sorted((cell / "hil").glob("rollout_*_labelled"))
+    listed = []
+    for i, root in enumerate(rollouts, start=1):
+        # Half of every batch demonstrations, half rollouts, as the rounds have it.
+        entry = {"root": root, "kind": "rollouts", "weight": 1 / len(rollouts)}
+        listed += [f"datasets.{i}.{key}={value}" for key, value in entry.items()]
+    run("sft_success", "sft_takeovers", *listed, "objective.frames=all", "steps=6000")
+
+
+def evaluate_all(out: Path, tasks: list[str], seeds: list[int], episodes: int, temperatures: list[float]) -> None:
+    """Every checkpoint that is there, on the same starts."""
+    from igrft.evaluation.recipe import CheckpointEntry, EvalRecipe
+    from igrft.evaluation.run import evaluate
+    from igrft.rollouts.settings import EnvironmentSettings
+
+    entries = []
+    for task in tasks:
+        for seed in seeds:
+            cell = out / task / f"seed_{seed}"
+            for name in STAGES:
+                if (cell / name / "checkpoints" / "last").exists():
+                    entries.append(CheckpointEntry(path=str(cell / name), name=name, task=task, seed=seed))
+    recipe = EvalRecipe(
+        checkpoints=entries,
+        baseline="sft",
+        environment=EnvironmentSettings(type="metaworld", task=tasks[0], pictures=False),
+        episodes=episodes,
+        temperatures=list(temperatures),
+        device="cpu",
+        output_dir=str(out / "evaluation"),
+    )
+    found = evaluate(recipe, say=print, show_progress=True)
+    print(found.to_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--demonstrations", type=int, default=60)
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--temperatures", nargs="+", type=float, default=[1.0])
+    parser.add_argument("--only", choices=["demonstrations", "train", "eval"])
+    parser.add_argument("--set", nargs="*", default=[], help="settings of every recipe, as KEY=VALUE")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    if arguments.only in (None, "demonstrations", "train"):
+        for task in arguments.tasks:
+            began = time.perf_counter()
+            demonstrations(out, task, arguments.demonstrations)
+            print(f"{task}: demonstrations {time.perf_counter() - began:.0f} s", flush=True)
+    if arguments.only in (None, "train"):
+        for seed in arguments.seeds:
+            for task in arguments.tasks:
+                train_cell(out, task, seed, arguments.set)
+    if arguments.only in (None, "eval"):
+        evaluate_all(out, arguments.tasks, arguments.seeds, arguments.episodes, arguments.temperatures)
+
+
+if __name__ == "__main__":
+    main()
