@@ -65,7 +65,8 @@ class FakePolicy:
 
     def infer(self, observation: Observation, *, left_over: np.ndarray | None = None, delay: int = 0) -> Chunk:
         self.calls.append(("infer", None if left_over is None else left_over.copy(), delay))
-        self.seen = [*self.seen[-7:], observation]
+        self.seen[:] = [*self.seen[-7:], observation]
+        self.calls[:] = self.calls[-999:]
         task = observation["task"]
         if task == "fails":
             raise ValueError("weights in /root/secret/model.safetensors\nare bad")

@@ -64,8 +64,15 @@ def serve_checkpoint(
         if log is not None:
             logger = logging.getLogger("igrft.serving")
             logger.setLevel(logging.INFO)
-            logger.addHandler(_Lines(log))
-        serve_policy(server, bound, ready)
+            # LeRobot gives the root logger a handler, which would say everything twice.
+            logger.propagate = False
+            logger.addHandler(lines := _Lines(log))
+        try:
+            serve_policy(server, bound, ready)
+        finally:
+            if log is not None:
+                logger.removeHandler(lines)
+                logger.propagate = True
 
 
 def warm_up(source: ActionSource, features: dict[str, Any], task: str | None) -> None:

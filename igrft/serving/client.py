@@ -61,8 +61,7 @@ class RemotePolicy:
         answer_seconds: float = 60.0,
         retry_seconds: float = 30.0,
     ) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        if not _is_address(address):
             raise UsageError(f"a policy server's address looks like ws://host:port, got {address!r}")
         self.address = address
         self._key = ApiKey.from_environment(api_key_env)
@@ -281,6 +280,15 @@ def _refused(error: Exception) -> bool:
 def _openpi(name: str) -> str:
     """LeRobot's name as openpi's clients spell it."""
     return "observation/" + name.removeprefix("observation.").removeprefix("images.").replace(".", "/")
+
+
+def _is_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        # Asking for a port that is no number raises.
+        return parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_here(address: str) -> bool:

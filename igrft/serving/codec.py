@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +90,9 @@ def _mark(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be sent")
 
 
-_FLOATS = {0xCA: struct.Struct(">f"), 0xCB: struct.Struct(">d")}
-_INTEGERS = {code: struct.Struct(f">{kind}") for code, kind in zip(range(0xCC, 0xD4), "BHIQbhiq", strict=True)}
-#: First byte -> bytes of the length that follows.
+#: First byte -> how the number after it is packed.
+_NUMBERS = {code: struct.Struct(f">{kind}") for code, kind in zip(range(0xCA, 0xD4), "fdBHIQbhiq", strict=True)}
+#: First byte -> how many bytes tell the length: of bytes, of text, of lists, of maps.
 _BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _TEXTS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _LISTS = {0xDC: 2, 0xDD: 4}
@@ -116,39 +115,47 @@ class _Reader:
         self._left -= 1
         if self._left < 0:
             raise CodecError(f"the message holds more than {self._bounds.items} values")
-        first = self._take(1)[0]
+        if self.at >= self._size:
+            raise self._cut_off()
+        first = self._view[self.at]
+        self.at += 1
         if first < 0x80:
             return first
-        if first >= 0xE0:
-            return first - 0x100
         if first < 0x90:
             return self._map(first & 0x0F, depth, where)
         if first < 0xA0:
             return self._list(first & 0x0F, depth, where)
         if first < 0xC0:
             return self._text(first & 0x1F)
+        if first >= 0xE0:
+            return first - 0x100
+        if first in _BYTES:
+            return self._take(self._length(_BYTES[first]))
         if first in _CONSTANTS:
             return _CONSTANTS[first]
-        for table, read in (
-            (_BYTES, self._take),
-            (_TEXTS, self._text),
-            (_LISTS, lambda n: self._list(n, depth, where)),
-            (_MAPS, lambda n: self._map(n, depth, where)),
-        ):
-            if first in table:
-                made: Callable[[int], Any] = read
-                return made(int.from_bytes(self._take(table[first]), "big"))
-        number = _FLOATS.get(first) or _INTEGERS.get(first)
-        if number is None:
-            raise CodecError(f"the message holds something that is no plain msgpack (0x{first:02x})")
-        return number.unpack(self._take(number.size))[0]
+        number = _NUMBERS.get(first)
+        if number is not None:
+            return number.unpack(self._take(number.size))[0]
+        if first in _TEXTS:
+            return self._text(self._length(_TEXTS[first]))
+        if first in _LISTS:
+            return self._list(self._length(_LISTS[first]), depth, where)
+        if first in _MAPS:
+            return self._map(self._length(_MAPS[first]), depth, where)
+        raise CodecError(f"the message holds something that is no plain msgpack (0x{first:02x})")
+
+    def _length(self, size: int) -> int:
+        return int.from_bytes(self._take(size), "big")
 
     def _take(self, count: int) -> memoryview:
         end = self.at + count
         if end > self._size:
-            raise CodecError(f"the message is cut off at {self._size} bytes")
+            raise self._cut_off()
         self.at, start = end, self.at
         return self._view[start:end]
+
+    def _cut_off(self) -> CodecError:
+        return CodecError(f"the message is cut off at {self._size} bytes")
 
     def _text(self, count: int) -> str:
         try:

@@ -177,7 +177,7 @@ def _task(value: Any) -> str:
 
 def _missing(wanted: Input, unknown: list[str]) -> str:
     kind = "the picture" if wanted.picture else f"the vector of {_sizes(wanted.shape)}"
-    there = f"; what it has besides is {', '.join(_shown(u) for u in unknown[:8])}" if unknown else ""
+    there = f"; what it has besides is {', '.join(_shown(u) for u in unknown[:4])}" if unknown else ""
     return f"the request lacks {wanted.name!r}, {kind}{there}"
 
 
