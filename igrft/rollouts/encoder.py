@@ -111,6 +111,10 @@ def try_encoder(cameras: Mapping[str, Sequence[int]], fps: int, settings: RGBEnc
     return list(paths.values())
 
 
+class _Cancelled(Exception):
+    """Nobody wants the file any more."""
+
+
 class _Camera:
     def __init__(self, key: str, path: Path, fps: int, settings: RGBEncoderConfig, options: Mapping[str, str]) -> None:
         self.key = key
@@ -163,10 +167,14 @@ class _Camera:
             self._error = error
 
     def _pictures(self) -> Iterator[np.ndarray]:
-        while (picture := self._waiting.get()) is not None and not self._cancelled:
+        while (picture := self._waiting.get()) is not None:
+            if self._cancelled:
+                break
             yield picture
             assert self._room is not None
             self._room.release()
+        if self._cancelled:
+            raise _Cancelled
 
     def _encoded(self) -> Iterator[np.ndarray]:
         """Every picture, once it is encoded; the file is whole when they end."""
