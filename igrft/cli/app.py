@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from igrft.cli import rollouts, serving
+from igrft.cli import evaluation, rollouts, serving
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 
@@ -33,7 +33,7 @@ def _global(
 
         typer.echo(f"igrft {igrft.__version__}")
         raise typer.Exit
-    takes_overrides = {"annotate", "train", "rollout"}
+    takes_overrides = {"annotate", "train", "rollout", "eval"}
     if ctx.obj and ctx.invoked_subcommand not in takes_overrides:
         raise UsageError(f"'igrft {ctx.invoked_subcommand}' takes no dotted options, got --{ctx.obj[0]}")
 
@@ -269,4 +269,5 @@ def _numbers(text: str) -> list[int]:
 
 
 rollouts.register(app)
+evaluation.register(app)
 serving.register(app)

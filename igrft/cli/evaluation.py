@@ -1,0 +1,56 @@
+"""``igrft eval``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from igrft.cli.options import Json, Quiet, dump, plain_overrides
+from igrft.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(evaluate)
+
+
+def evaluate(
+    ctx: typer.Context,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe that comes with igrft, or a YAML file.")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew where the folder holds results of other settings.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Success rates with intervals, and comparisons on the same seeds. Run again, it goes on where it was.
+
+    Settings of the recipe follow as options: --checkpoint=RUN --environment.task=shelf-place-v3 --episodes=100
+    --temperatures=[1.0,0.35] --videos=failures
+    """
+    overrides = [*plain_overrides(ctx.args), *(ctx.obj or [])]
+    _refuse_missing_extra()
+    from igrft.evaluation.run import evaluate as run
+
+    def say(line: str) -> None:
+        if not quiet:
+            typer.echo(line, err=True)
+
+    found = run(recipe, overrides, overwrite=overwrite, show_progress=not quiet, say=say)
+    typer.echo(dump(found.to_json()) if as_json else found.to_text())
+    if not as_json:
+        typer.echo(f"\n{found.folder}")
+    return 0 if found.complete else 1
+
+
+def _refuse_missing_extra() -> None:
+    """Recipes and figures take packages that labelling does not."""
+    import importlib.util
+
+    for extra, packages in (("train", ("draccus",)), ("eval", ("matplotlib",))):
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UsageError(f"igrft eval needs {', '.join(missing)}; run: pip install 'igrft[{extra}]'")
