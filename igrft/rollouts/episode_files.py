@@ -55,14 +55,16 @@ def write_episode(
     frame = np.arange(frames)
     whole = {
         **columns,
-        c.TIMESTAMP: (frame / layout.fps).astype(np.float32),
+        # LeRobot takes the statistics before it rounds to float32.
+        c.TIMESTAMP: frame / layout.fps,
         c.FRAME_INDEX: frame,
         c.EPISODE_INDEX: np.full(frames, index),
         c.INDEX: first_frame + frame,
         c.TASK_INDEX: np.zeros(frames, dtype=np.int64),
     }
     files = {data_path(index): folder / "data.parquet", episodes_path(index): folder / "episodes.parquet"}
-    table = pa.table([_to_arrow(whole[n]) for n in layout.schema.names], schema=layout.schema)
+    arrays = [_to_arrow(whole[field.name]).cast(field.type) for field in layout.schema]
+    table = pa.table(arrays, schema=layout.schema)
     with DataWriter(files[data_path(index)], layout.schema) as writer:
         writer.write(table, [frames])
     row: dict[str, object] = {
