@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from igrft.cli.options import Json, Quiet
+
 
 def serve(
     checkpoint: Annotated[
@@ -19,6 +21,13 @@ def serve(
         float | None,
         typer.Option(help="Standard deviation of the flow's initial noise; default: that of training, 1."),
     ] = None,
+    explore: Annotated[
+        bool, typer.Option("--explore", help="Noise of rollouts: T(s) of Eq. 2, by what the critic says.")
+    ] = False,
+    sigma_base: Annotated[float, typer.Option(help="Of Eq. 2.")] = 1.5,
+    alpha: Annotated[float, typer.Option(help="Of Eq. 2.")] = 0.9,
+    sigma_min: Annotated[float, typer.Option(help="Of Eq. 2.")] = 0.2,
+    horizon: Annotated[int, typer.Option(help="Real-time chunking: actions that a new chunk agrees with.")] = 10,
     task: Annotated[str | None, typer.Option(help="What the policy is told where a client sends no prompt.")] = None,
     api_key_env: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the key clients must send.")
@@ -30,8 +39,8 @@ def serve(
     idle_timeout: Annotated[
         float, typer.Option(help="Seconds without a request until a client is sent away.")
     ] = 3600.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the address as JSON, once it can be reached.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of who comes and goes.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> int:
     """Serve a policy to robots, in openpi's protocol (msgpack over a websocket). Ends on Ctrl-C or SIGTERM.
 
@@ -40,6 +49,7 @@ def serve(
     """
     import sys
 
+    from igrft.rollouts.noise import NoiseRule
     from igrft.serving.app import serve_checkpoint
     from igrft.serving.limits import Limits
 
@@ -63,6 +73,8 @@ def serve(
         port=port,
         device=device,
         noise_temperature=noise_temperature,
+        exploration=NoiseRule("interaction", sigma_base, alpha, sigma_min) if explore else None,
+        horizon=horizon,
         task=task,
         api_key_env=api_key_env,
         insecure=insecure,

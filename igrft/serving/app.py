@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from igrft.serving.access import ApiKey, bind, is_loopback
 from igrft.serving.limits import Limits
 from igrft.serving.observations import inputs_of
 
+if TYPE_CHECKING:
+    from igrft.rollouts.noise import NoiseRule
+
 
 def serve_checkpoint(
     checkpoint: str,
@@ -23,6 +26,8 @@ def serve_checkpoint(
     port: int = 8000,
     device: str | None = None,
     noise_temperature: float | None = None,
+    exploration: NoiseRule | None = None,
+    horizon: int = 10,
     task: str | None = None,
     api_key_env: str | None = None,
     insecure: bool = False,
@@ -36,6 +41,8 @@ def serve_checkpoint(
     Args:
         port: 0 takes a free one.
         noise_temperature: standard deviation of the flow's initial noise; None is that of training.
+        exploration: or how it follows from the critic (Eq. 2).
+        horizon: of real-time chunking: actions of the last chunk that a new one is made to agree with.
         api_key_env: name of the environment variable with the key that clients must send.
         insecure: listen to other machines without a key.
         ready: told the address, once clients can connect.
@@ -47,6 +54,10 @@ def serve_checkpoint(
             or requests that were not answered when the server stopped.
     """
     _refuse_missing_extra()
+    if exploration is not None and noise_temperature is not None:
+        raise UsageError("noise is explored with (--explore) or has one temperature (--noise-temperature), not both")
+    if horizon < 1:
+        raise UsageError(f"the horizon of real-time chunking must be at least 1, got {horizon}")
     key = ApiKey.from_environment(api_key_env)
     # Before minutes are spent on loading.
     with bind(host, port, key, insecure=insecure) as bound:
@@ -55,7 +66,9 @@ def serve_checkpoint(
         from igrft.rollouts.policy import LocalPolicy
         from igrft.serving.server import PolicyServer, serve_policy
 
-        policy = LocalPolicy.load(checkpoint, device=device, temperature=noise_temperature)
+        policy = LocalPolicy.load(
+            checkpoint, device=device, exploration=exploration, temperature=noise_temperature, horizon=horizon
+        )
         told = policy.noise.warning(policy.trained_noise)
         if told:
             warn(told)

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import numpy as np
 
 from igrft.errors import IgrftError, UsageError
 from igrft.rollouts.protocols import Chunk, Judgement, Observation
-from igrft.serving.access import HEADER, ApiKey
-from igrft.serving.codec import CodecError, decode, encode
-from igrft.serving.messages import ACTIONS, DELAY, JUDGE, LEFT_OVER, METADATA, NOISE, NORMALISED, RESET, judgement_of
-
-if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
-
-_FIRST_PAUSE, _LONGEST_PAUSE, _CLOSE = 0.05, 2.0, 1.0
-#: Codes of a closed connection: protocol error, unsupported data, invalid data, against the rules, too large.
-_REFUSALS = (1002, 1003, 1007, 1008, 1009)
-_ANSWER_BYTES = 64 * 2**20
-# websockets' debug messages hold headers, and with them the key.
-_websockets_log = logging.getLogger("igrft.serving.client")
-_websockets_log.setLevel(logging.CRITICAL)
+from igrft.serving.access import ApiKey
+from igrft.serving.channel import Channel
+from igrft.serving.codec import encode
+from igrft.serving.messages import (
+    ACTIONS,
+    DELAY,
+    JUDGE,
+    LEFT_OVER,
+    METADATA,
+    NOISE,
+    NORMALISED,
+    RESET,
+    TIMING,
+    judgement_of,
+)
+from igrft.serving.observations import inputs_of
 
 
 class RemotePolicy:
@@ -35,6 +35,10 @@ class RemotePolicy:
     A server that is not there yet, is full or has gone is asked again, with growing pauses; a request that was under
     way is sent once more. A server without igrft's extras has no critic, cannot be guided, and does not reset: its
     noise has no seed.
+
+    Attributes:
+        metadata: what the server said first.
+        timing: ``server_timing`` of the last answer, milliseconds; empty where there was none.
 
     Args:
         address: ``ws://host:port``, or ``wss://…``.
@@ -61,19 +65,15 @@ class RemotePolicy:
         answer_seconds: float = 60.0,
         retry_seconds: float = 30.0,
     ) -> None:
-        if not _is_address(address):
-            raise UsageError(f"a policy server's address looks like ws://host:port, got {address!r}")
+        key = ApiKey.from_environment(api_key_env)
+        self._channel = Channel(address, key, answer_seconds=answer_seconds, retry_seconds=retry_seconds)
         self.address = address
-        self._key = ApiKey.from_environment(api_key_env)
         self._names = dict(names or {})
-        self._answer_seconds = answer_seconds
-        self._retry_seconds = retry_seconds
         self._lock = threading.Lock()
-        self._connection: ClientConnection | None = None
         self._reset: dict[str, Any] = {}
         self._chunk_size = chunk_size
-        self.metadata: dict[str, Any] = {}
-        self._connect()
+        self.metadata = self._channel.metadata
+        self.timing: dict[str, Any] = {}
         ours = self.metadata.get(METADATA)
         self._ours: dict[str, Any] = ours if isinstance(ours, dict) else {}
         self.has_critic = self._ours.get("has_critic") is True
@@ -89,7 +89,7 @@ class RemotePolicy:
             IgrftError: the server has not said it, and has given no answer yet.
         """
         if self._chunk_size is None:
-            raise IgrftError(f"{self.address} does not say how long its chunks are; give RemotePolicy chunk_size=")
+            raise IgrftError(f"{self.address} does not say how long its chunks are; give inference.steps (chunk_size)")
         return self._chunk_size
 
     @property
@@ -110,6 +110,40 @@ class RemotePolicy:
         found = self._ours.get("inputs")
         return found if isinstance(found, dict) else {}
 
+    @property
+    def uses_images(self) -> bool:
+        """Whether the policy reads pictures; true where the server does not say it."""
+        return not self.input_features or any(i.picture for i in inputs_of(self.input_features))
+
+    def refuse_unfit(self, features: Mapping[str, Mapping[str, Any]]) -> None:
+        """What is driven gives what the policy reads, as far as the server says it.
+
+        Args:
+            features: of an embodiment.
+
+        Raises:
+            UsageError: a camera or vector is missing, or a vector or the action is of another width.
+        """
+        there = {self._names.get(name, name): feature for name, feature in features.items()}
+        for wanted in inputs_of(self.input_features):
+            if wanted.name not in there:
+                raise UsageError(
+                    f"the policy at {self.address} looks at {wanted.name!r}, which the environment does not give: it "
+                    f"has {', '.join(sorted(features))}"
+                )
+            shape = tuple(there[wanted.name]["shape"])
+            if not wanted.picture and shape != wanted.shape:
+                raise UsageError(
+                    f"{wanted.name!r} has shape {shape} here, and the policy at {self.address} was trained on "
+                    f"{wanted.shape}"
+                )
+        width = features["action"]["shape"][0] if "action" in features else None
+        if None not in (width, self.action_dim) and width != self.action_dim:
+            raise UsageError(
+                f"the environment takes actions of {width} numbers, and the policy at {self.address} makes "
+                f"{self.action_dim}"
+            )
+
     def reset(self, seed: int | None) -> None:
         """Goes out with the next request."""
         if self._ours:
@@ -125,7 +159,7 @@ class RemotePolicy:
         request = self._request(observation)
         if left_over is not None and len(left_over) and self.can_guide:
             request |= {LEFT_OVER: np.asarray(left_over, dtype=np.float32), DELAY: int(delay)}
-        answer = self.ask(request)
+        answer = self._ask(request)
         actions = self._floats(answer, ACTIONS)
         self._chunk_size = self._chunk_size or len(actions)
         normalised = self._floats(answer, NORMALISED) if self.can_guide else None
@@ -137,11 +171,21 @@ class RemotePolicy:
         """See :class:`igrft.rollouts.protocols.ActionSource`. Raises IgrftError as :meth:`infer` does."""
         if not self.has_critic:
             return None
-        return self._judgement(self.ask({**self._request(observation), JUDGE: True}))
+        return self._judgement(self._ask({**self._request(observation), JUDGE: True}))
 
     def close(self) -> None:
+        self._channel.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """With the reset that goes first. What was not answered has not been heard."""
         with self._lock:
-            self._drop()
+            resets = self._reset
+            answer = self._channel.ask(encode({**request, **resets}))
+            if resets is self._reset:
+                self._reset = {}
+        timing = answer.get(TIMING)
+        self.timing = timing if isinstance(timing, dict) else {}
+        return answer
 
     def _request(self, observation: Observation) -> dict[str, Any]:
         """By the server's names; of igrft's server only what its policy reads."""
@@ -175,128 +219,7 @@ class RemotePolicy:
             raise IgrftError(f"{self.address} answered {name!r} that are not finite")
         return floats
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send, and wait for the answer. Connects again where the connection is lost."""
-        import websockets
-
-        with self._lock:
-            resets = self._reset
-            message = encode({**request, **resets})
-            deadline, pause = time.monotonic() + self._retry_seconds, _FIRST_PAUSE
-            while True:
-                if self._connection is None:
-                    self._connect(deadline)
-                assert self._connection is not None
-                try:
-                    self._connection.send(message)
-                    answer = self._connection.recv(self._answer_seconds)
-                    break
-                except TimeoutError:
-                    self._drop()
-                    raise IgrftError(f"{self.address} gave no answer within {self._answer_seconds:g} s") from None
-                except (websockets.ConnectionClosed, OSError) as error:
-                    self._drop()
-                    if _refused(error) or time.monotonic() > deadline:
-                        raise IgrftError(f"{self.address} closes the connection: {_line(error)}") from None
-                    time.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-                except BaseException:
-                    # Interrupted: the answer that is still to come must not be taken for the next one's.
-                    self._drop()
-                    raise
-            if isinstance(answer, str):
-                raise IgrftError(f"{self.address}: {_line(answer)}")
-            if resets is self._reset:
-                self._reset = {}
-            return self._map(answer)
-
-    def _map(self, message: bytes | str) -> dict[str, Any]:
-        try:
-            if isinstance(message, bytes) and isinstance(found := decode(message), dict):
-                return found
-        except CodecError as error:
-            raise IgrftError(f"{self.address} answers what cannot be read: {error}") from None
-        raise IgrftError(f"{self.address} answers what is no map; is it a policy server?")
-
-    def _connect(self, deadline: float | None = None) -> None:
-        """Connect, and read the metadata. Tries until ``deadline`` (monotonic), at least once."""
-        import websockets
-        from websockets.sync.client import connect
-
-        deadline = time.monotonic() + self._retry_seconds if deadline is None else deadline
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                connection = connect(
-                    self.address,
-                    compression=None,
-                    close_timeout=_CLOSE,
-                    max_size=_ANSWER_BYTES,
-                    additional_headers=None if self._key is None else {HEADER: self._key.header},
-                    # A proxy of the environment is for the outside.
-                    proxy=None if _is_here(self.address) else True,
-                    logger=_websockets_log,
-                )
-                try:
-                    found = self._map(connection.recv(self._answer_seconds))
-                except BaseException:
-                    connection.close()
-                    raise
-                break
-            except websockets.InvalidStatus as error:
-                status = error.response.status_code
-                if status in (401, 403):
-                    raise UsageError(
-                        f"{self.address} refuses the API key (HTTP {status}); name the variable that holds it "
-                        "(api_key_env)"
-                    ) from None
-                reason: object = f"HTTP {status}"
-                if status != 503 or time.monotonic() > deadline:
-                    raise IgrftError(f"{self.address} does not let anybody in: {reason}") from None
-            except (websockets.InvalidURI, websockets.InvalidProxy) as error:
-                raise UsageError(f"{self.address}: {_line(error)}") from None
-            except (OSError, websockets.WebSocketException, EOFError) as error:
-                if time.monotonic() > deadline:
-                    raise IgrftError(f"no policy server answers at {self.address}: {_line(error)}") from None
-            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        if self.metadata and found != self.metadata:
-            connection.close()
-            raise IgrftError(f"{self.address} serves another policy than before; start again with this one")
-        self.metadata, self._connection = found, connection
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-
-def _refused(error: Exception) -> bool:
-    """Whether a server will close at the same message again."""
-    closing = getattr(error, "rcvd", None)
-    return closing is not None and closing.code in _REFUSALS
-
 
 def _openpi(name: str) -> str:
     """LeRobot's name as openpi's clients spell it."""
     return "observation/" + name.removeprefix("observation.").removeprefix("images.").replace(".", "/")
-
-
-def _is_address(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-        # Asking for a port that is no number raises.
-        return parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _is_here(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _line(what: object) -> str:
-    """On one line, and not endless: it comes from a server."""
-    text = " ".join(str(what).split()) or type(what).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -49,7 +49,7 @@ _websockets_log.setLevel(logging.CRITICAL)
 class PolicyServer:
     """Serves one :class:`ActionSource` to several clients.
 
-    Where the source has a method ``session()`` that gives an :class:`ActionSource` with noise of its own, every
+    Where the source has a method ``session()`` that gives an :class:`ActionSource` whose noise is drawn afresh, every
     client gets one; otherwise all draw from the same stream, and a seed means something to a client that is alone.
 
     Args:

@@ -77,7 +77,7 @@ def test_it_is_the_policy_itself():
             assert theirs.actions.dtype == theirs.normalised.dtype == np.float32
             assert remote.judge(observation(value)) == local.judge(observation(value))
         chunk = remote.infer(observation(task="slow 0.1"), left_over=left_over, delay=3)
-        assert chunk.seconds >= 0.1
+        assert chunk.seconds >= 0.1 and remote.timing["infer_ms"] >= 100
         kind, given, delay = behind.calls[-1]
         assert (kind, delay) == ("infer", 3)
         np.testing.assert_array_equal(given, left_over)
@@ -89,6 +89,29 @@ def test_it_is_the_policy_itself():
         assert [c for c in behind.calls if c[0] == "reset"] == [("reset", 11), ("reset", 5)]
         remote.close()
         remote.close()
+
+
+def test_what_is_driven_must_fit():
+    state, picture, action = {"shape": (DIM,)}, {"shape": (48, 64, 3)}, {"shape": (DIM,)}
+    fits = {STATE: state, **dict.fromkeys(CAMERAS, picture), "action": action}
+    with served(FakePolicy()) as address:
+        remote = RemotePolicy(address)
+        assert remote.uses_images
+        remote.refuse_unfit(fits)
+        RemotePolicy(address, names={"observation.proprio": STATE}).refuse_unfit(
+            {**{k: v for k, v in fits.items() if k != STATE}, "observation.proprio": state}
+        )
+        for change, says in (
+            ({CAMERAS[0]: None}, "looks at 'observation.images.front', which the environment does not give"),
+            ({STATE: {"shape": (7,)}}, r"shape \(7,\) here, .* trained on \(4,\)"),
+            ({"action": {"shape": (7,)}}, "takes actions of 7 numbers, and the policy at .* makes 4"),
+        ):
+            with pytest.raises(UsageError, match=says):
+                remote.refuse_unfit({k: v for k, v in {**fits, **change}.items() if v is not None})
+    with plain_server(lambda request: {}) as address:
+        remote = RemotePolicy(address)
+        remote.refuse_unfit({"action": action})
+        assert remote.uses_images
 
 
 def test_only_what_the_policy_reads_is_sent():
@@ -283,7 +306,7 @@ def test_an_answer_that_does_not_come():
 def test_an_interrupted_request_leaves_no_answer_behind(monkeypatch):
     with served(FakePolicy()) as address:
         remote = RemotePolicy(address)
-        connection = remote._connection
+        connection = remote._channel._connection
         assert connection is not None
 
         def interrupted(timeout: float) -> bytes:

@@ -140,11 +140,22 @@ def test_options(checkpoint, capsys, monkeypatch):
     assert ready["address"].startswith("ws://127.0.0.1:") and ready["checkpoint"] == str(checkpoint)
 
 
+def test_exploration_follows_the_critic(checkpoint, capsys):
+    def ask(address: str) -> None:
+        chunk = RemotePolicy(address).infer(SEEN)
+        assert chunk.noise_scale == pytest.approx(0.8 * (1 - 0.5 * chunk.judgement.interaction) + 0.1)
+
+    options = ("--explore", "--sigma-base", "0.8", "--alpha", "0.5", "--sigma-min", "0.1")
+    assert while_serving(checkpoint, capsys, ask, *options)[0] == 0
+
+
 def test_what_is_refused_before_anything_is_loaded(tmp_path, capsys):
     for options, says in (
         (["--host", "0.0.0.0"], "--insecure"),
         (["--api-key-env", "UNSET_KEY"], "UNSET_KEY holds no API key"),
         (["--max-message", "-1"], "limit message must be positive"),
+        (["--explore", "--noise-temperature", "1"], "not both"),
+        (["--horizon", "0"], "horizon of real-time chunking must be at least 1"),
         ([], "no run or checkpoint"),
     ):
         assert run(["serve", str(tmp_path / "nowhere"), "--port", "0", *options]) == 2
