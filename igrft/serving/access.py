@@ -78,7 +78,8 @@ def bind(host: str, port: int, key: ApiKey | None, *, insecure: bool) -> socket.
             f"{host} can be reached from other machines, and there is no API key: give --api-key-env VARIABLE, or "
             "--insecure to serve whoever asks"
         )
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small messages at once only from sockets that say that they are TCP.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # A server that is started again must not wait for the last one's connections.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
