@@ -60,6 +60,14 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def failed(self, contenders: Sequence[Contender], why: str) -> IgrftError:
+        """The error of an episode that could not be run to its end."""
+        one = contenders[self.contender]
+        return IgrftError(
+            f"{one.name} ({one.run}, temperature {self.temperature}), episode {self.number} (seed {self.seed}): {why}; "
+            "finished episodes are kept, and the same command goes on from there"
+        )
+
 
 def wants_video(videos: list[int] | str, number: int) -> bool:
     """Whether pictures of an episode are needed, as far as is known before it."""
@@ -326,7 +334,7 @@ class Bench:
             return None
         from igrft.rollouts.teleop import make_human
 
-        return make_human(self.recipe.human, body)
+        return make_human(self.recipe.human, body, safety=self.recipe.safety)
 
 
 def noise_rule(one: Contender, recipe: EvalRecipe, temperature: float | str) -> NoiseRule:

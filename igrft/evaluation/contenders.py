@@ -61,8 +61,8 @@ def find_contenders(recipe: EvalRecipe) -> list[Contender]:
     if recipe.inference.server is not None:
         task = _task(recipe, None)
         return [Contender(recipe.inference.server, task, 0, None, SERVER, recipe.inference.server)]
-    one = recipe.checkpoint
-    entries = recipe.checkpoints if one is None else [CheckpointEntry(path=one)]
+    alone = recipe.checkpoint
+    entries = recipe.checkpoints if alone is None else [CheckpointEntry(path=alone)]
     found: list[Contender] = []
     digests: dict[Path, str] = {}
     for entry in entries:
@@ -140,8 +140,9 @@ def exploration_of(contender: Contender, recipe: EvalRecipe) -> ExplorationSetti
 
 def default_name(entry: CheckpointEntry, run: Path | None) -> str:
     """What a checkpoint is called in tables: its run's folder, with the run before a round's."""
-    if run is None:
-        return Path(str(entry.path)).name
+    path = Path(str(entry.path)).expanduser()
+    if run is None or (path / _ROUNDS).is_file():
+        return path.name
     return f"{run.parent.name}/{run.name}" if _ROUND.fullmatch(run.name) else run.name
 
 

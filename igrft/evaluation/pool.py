@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import igrft
-from igrft.errors import IgrftError, UsageError
+from igrft.errors import UsageError
 from igrft.evaluation.bench import Job
 from igrft.evaluation.contenders import Contender
 from igrft.evaluation.recipe import EvalRecipe
@@ -68,7 +68,7 @@ def run_jobs(
             worker, message = heard.get()
             if message is None:
                 if worker.job is not None:
-                    raise IgrftError(f"{_named(worker.job, contenders)}: {worker.fate()}; {_KEPT}")
+                    raise worker.job.failed(contenders, worker.fate())
             elif "say" in message:
                 if message["say"] not in said:
                     said.add(message["say"])
@@ -76,20 +76,11 @@ def run_jobs(
             elif "error" in message:
                 kind, text = message["error"]
                 assert worker.job is not None
-                where = _named(worker.job, contenders)
-                raise UsageError(text) if kind == "usage" else IgrftError(f"{where}: {text}; {_KEPT}")
+                raise UsageError(text) if kind == "usage" else worker.job.failed(contenders, text)
             else:
                 yield message["result"]
                 worker.job = None
                 worker.give(_next(worker, crew, waiting))
-
-
-_KEPT = "finished episodes are kept, and the same command goes on from there"
-
-
-def _named(job: Job, contenders: Sequence[Contender]) -> str:
-    one = contenders[job.contender]
-    return f"{one.name} ({one.run}, temperature {job.temperature}), episode {job.number} (seed {job.seed})"
 
 
 def _next(worker: _Worker, crew: Sequence[_Worker], waiting: dict[int, deque[Job]]) -> Job | None:

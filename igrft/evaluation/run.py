@@ -20,7 +20,6 @@ from igrft.evaluation.store import SUMMARY, ResultStore
 from igrft.evaluation.summary import Summary, curves_of, summarise
 from igrft.evaluation.table import to_text
 from igrft.pipeline.workers import default_workers, one_line, refuse_full_disk
-from igrft.progress import progress
 
 #: Settings that decide how an episode goes; results made under others do not stand in one folder.
 _DECIDE = ("environment", "exploration", "human", "monitor", "inference", "safety", "cpu_threads", "device")
@@ -173,7 +172,7 @@ def _run(
         return True
     workers = _workers(recipe, len(jobs))
     complete = True
-    with progress("evaluating", len(jobs), len(jobs), show=show) as advance, _ends_on_sigterm():
+    with _progress(len(jobs), show) as advance, _ends_on_sigterm():
         try:
             if workers > 1 and make_bench is Bench:
                 from igrft.evaluation.pool import run_jobs
@@ -184,7 +183,7 @@ def _run(
             with contextlib.closing(results):
                 for result in results:
                     store.add(result)
-                    advance(1, 1)
+                    advance()
         except Stopped:
             say("stopped; run the same command again to go on")
             complete = False
@@ -192,6 +191,21 @@ def _run(
             refuse_full_disk(error)
             raise
     return complete
+
+
+@contextlib.contextmanager
+def _progress(episodes: int, show: bool) -> Iterator[Callable[[], Any]]:
+    """A bar over episodes, on stderr; off a terminal it is drawn every ten seconds."""
+    if not show:
+        yield lambda: None
+        return
+    import sys
+
+    from tqdm import tqdm
+
+    pause = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(total=episodes, unit="episode", desc="evaluating", dynamic_ncols=True, mininterval=pause) as bar:
+        yield bar.update
 
 
 def _in_turn(bench: Bench, jobs: Sequence[Job]) -> Generator[dict[str, Any]]:
@@ -203,14 +217,10 @@ def _in_turn(bench: Bench, jobs: Sequence[Job]) -> Generator[dict[str, Any]]:
             except (UsageError, Stopped, OSError):
                 raise
             except Exception as error:
-                one = bench.contenders[job.contender]
-                where = f"{one.name} ({one.run}, temperature {job.temperature}), episode {job.number} (seed {job.seed})"
                 told = (
                     one_line(error) if isinstance(error, IgrftError) else f"{type(error).__name__}: {one_line(error)}"
                 )
-                raise IgrftError(
-                    f"{where}: {told}; finished episodes are kept, and the same command goes on from there"
-                ) from error
+                raise job.failed(bench.contenders, told) from error
     finally:
         bench.close()
 
