@@ -64,10 +64,14 @@ class Trace:
 
     def stages(self) -> list[Stage]:
         """Subtasks that were begun, in order; the last may not be done."""
-        done = np.array(self.completed)
-        ends = [int(np.argmax(done > i)) + 1 if (done > i).any() else len(done) for i in range(len(self.subtasks))]
-        starts = [0, *ends[:-1]]
+        ends = self._ends()
+        starts = [0, *ends][: len(ends)]
         return [Stage(n, a, b) for n, a, b in zip(self.subtasks, starts, ends, strict=True) if a < b]
+
+    def _ends(self) -> list[int]:
+        """End (exclusive) of each subtask: the action of the frame before did it; T where it was not done."""
+        done = np.array(self.completed)
+        return [int(np.argmax(done > i)) + 1 if (done > i).any() else len(done) for i in range(len(self.subtasks))]
 
     def reference(self, success: bool) -> np.ndarray | None:
         """Return-to-go of what the episode earned (Eq. 4-7), float64 [T]; None where no subtask is known.
@@ -82,11 +86,9 @@ class Trace:
             return return_to_go(last, discount)
         if not self.subtasks:
             return None
-        done = np.array([self.completed[-1] > i for i in range(len(self.subtasks))])
-        ends = {s.name: s.end for s in self.stages()}
-        rewards = subtask_rewards(
-            length, [ends.get(n, length) for n in self.subtasks], subtask_weights(self.subtasks, done), done
-        )
+        # A success is all of it done, whether or not the last step was counted.
+        done = np.array([success or self.completed[-1] > i for i in range(len(self.subtasks))])
+        rewards = subtask_rewards(length, self._ends(), subtask_weights(self.subtasks, done), done)
         weights = [float(self.settings.get(f"{n}_weight", w)) for n, w in (("trajectory", 0.4), ("subtask", 0.6))]
         return return_to_go(combine(trajectory_rewards(length, success), rewards, *weights), discount)
 

@@ -14,12 +14,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from igrft.errors import IgrftError, UsageError
-from igrft.evaluation.bench import Bench, Job
-from igrft.evaluation.contenders import Contender
-from igrft.evaluation.recipe import EvalRecipe
+
+if TYPE_CHECKING:
+    from igrft.evaluation.bench import Bench
 
 
 def main() -> None:
@@ -48,11 +48,14 @@ def serve(following: Callable[[], str], answer: Callable[[str, Any], None]) -> N
     """
     bench: Bench | None = None
     while True:
-        value = json.loads(following())
+        line = following()
         try:
+            value = json.loads(line)
             if bench is None:
                 bench = _opened(value, answer)
             else:
+                from igrft.evaluation.bench import Job
+
                 answer("result", bench.run(Job(**value)))
         except Exception as error:
             # Without what is not told to users: the parent names the episode.
@@ -62,6 +65,10 @@ def serve(following: Callable[[], str], answer: Callable[[str, Any], None]) -> N
 
 
 def _opened(value: dict[str, Any], answer: Callable[[str, Any], None]) -> Bench:
+    # LeRobot takes ten seconds to import; until then the process already listens for its parent's end.
+    from igrft.evaluation.bench import Bench
+    from igrft.evaluation.contenders import Contender
+    from igrft.evaluation.recipe import EvalRecipe
     from igrft.training.recipe_file import recipe_from
 
     recipe = recipe_from(value["recipe"], [], "recipe", EvalRecipe)
