@@ -51,7 +51,8 @@ def make_source(
         require("serve", "websockets", "msgpack")
         from igrft.serving.client import RemotePolicy
 
-        return RemotePolicy(inference.server, api_key_env=inference.api_key_env)
+        # A plain openpi server does not say how long its chunks are.
+        return RemotePolicy(inference.server, api_key_env=inference.api_key_env, chunk_size=inference.steps)
     if checkpoint is None:
         raise UsageError("no policy was named; give --init_from=RUN, or --rollout.inference.server=ws://HOST:PORT")
     return load_policy(checkpoint, device=device, exploration=exploration, horizon=inference.horizon)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from igrft.models.load import Loaded
     from igrft.models.protocol import Batch, Prefix
 
-#: Names of LeRobot's features whose values are pictures.
-_PICTURES = "observation.images."
+#: LeRobot's type of features that are pictures.
+_VISUAL = "VISUAL"
 
 
 class LocalPolicy:
@@ -49,6 +50,8 @@ class LocalPolicy:
         if self.noise.needs_critic and not self.has_critic:
             self.noise.scale(None)
         self._generator = torch.Generator().manual_seed(0)
+        self._names = _dataset_names(loaded.preprocess)
+        self._inputs = {name: str(f.type.value) == _VISUAL for name, f in self.input_features.items()}
 
     @classmethod
     def load(
@@ -93,10 +96,20 @@ class LocalPolicy:
     def uses_images(self) -> bool:
         return self._actor.uses_images
 
+    def session(self) -> LocalPolicy:
+        """The same weights for another client, with noise of its own."""
+        other = LocalPolicy(self._loaded, self.noise, horizon=self.horizon)
+        other.reset(secrets.randbits(63))
+        return other
+
     @property
     def input_features(self) -> dict[str, Any]:
-        """LeRobot's policy features that the checkpoint reads, by the policy's names."""
-        return dict(self._actor.policy.config.input_features or {})
+        """LeRobot's policy features that the checkpoint reads, by the dataset's names.
+
+        The preprocessor may rename them; cameras that LeRobot makes up itself are left out.
+        """
+        features = self._actor.policy.config.input_features or {}
+        return {self._names.get(k, k): f for k, f in features.items() if ".empty_camera_" not in k}
 
     @property
     def action_dim(self) -> int:
@@ -126,15 +139,13 @@ class LocalPolicy:
             UsageError: a camera or vector is missing, or of another width.
         """
         for name, feature in self.input_features.items():
-            if ".empty_camera_" in name:
-                continue
             if name not in features:
                 raise UsageError(
                     f"the policy looks at {name!r}, which the environment does not give: it has "
                     f"{', '.join(sorted(features))}"
                 )
             shape = tuple(features[name]["shape"])
-            if not name.startswith(_PICTURES) and shape != tuple(feature.shape):
+            if not self._inputs[name] and shape != tuple(feature.shape):
                 raise UsageError(
                     f"{name!r} has shape {shape} here, and the policy was trained on {tuple(feature.shape)}"
                 )
@@ -192,17 +203,29 @@ class LocalPolicy:
 
     def _batch(self, observation: Observation) -> Batch:
         batch: dict[str, Any] = {"task": [str(observation.get("task", ""))]}
-        for name in self.input_features:
+        for name, is_picture in self._inputs.items():
             if name in observation:
-                batch[name] = _tensor(name, observation[name])
+                batch[name] = _picture(observation[name]) if is_picture else _vector(observation[name])
         return self._loaded.preprocess(batch)
 
 
-def _tensor(name: str, value: Any) -> Tensor:
-    """With a batch dimension, as LeRobot's dataset gives it: pictures are [3, H, W] in 0 … 1."""
+def _dataset_names(preprocess: Any) -> dict[str, str]:
+    """The dataset's name of every observation that a preprocessor renames."""
+    from lerobot.processor import RenameObservationsProcessorStep
+
+    for step in getattr(preprocess, "steps", ()):
+        if isinstance(step, RenameObservationsProcessorStep):
+            return {new: old for old, new in step.rename_map.items()}
+    return {}
+
+
+def _picture(value: Any) -> Tensor:
+    """[H, W, 3] as LeRobot's dataset gives it: [1, 3, H, W] in 0 … 1."""
     array = np.asarray(value)
-    if name.startswith(_PICTURES):
-        # Copied: cameras and simulations write the next picture into the same memory.
-        picture = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-        return picture.float().div_(255)[None] if array.dtype == np.uint8 else picture.float()[None]
-    return torch.from_numpy(np.array(array, dtype=np.float32))[None]
+    picture = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    return picture.float().div_(255)[None] if array.dtype == np.uint8 else picture.float()[None]
+
+
+def _vector(value: Any) -> Tensor:
+    """Copied: whoever made it may write the next one into the same memory."""
+    return torch.from_numpy(np.array(value, dtype=np.float32))[None]

@@ -127,17 +127,22 @@ class Chunk:
 
 @runtime_checkable
 class ActionSource(Protocol):
-    """Where actions come from.
+    """Where actions come from."""
 
-    Attributes:
-        chunk_size: N of its chunks.
-        has_critic: whether chunks are judged.
-        can_guide: whether ``left_over`` is obeyed (real-time chunking).
-    """
+    @property
+    def chunk_size(self) -> int:
+        """N of its chunks."""
+        ...
 
-    chunk_size: int
-    has_critic: bool
-    can_guide: bool
+    @property
+    def has_critic(self) -> bool:
+        """Whether chunks are judged."""
+        ...
+
+    @property
+    def can_guide(self) -> bool:
+        """Whether ``left_over`` is obeyed (real-time chunking)."""
+        ...
 
     def reset(self, seed: int | None) -> None:
         """Forget the last episode; noise is drawn from ``seed`` from now on."""
