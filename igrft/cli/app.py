@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from igrft.cli import evaluation, rollouts, serving
+from igrft.cli import evaluation, rollouts, serving, simulation
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 
@@ -33,13 +33,14 @@ def _global(
 
         typer.echo(f"igrft {igrft.__version__}")
         raise typer.Exit
-    takes_overrides = {"annotate", "train", "rollout", "eval"}
+    takes_overrides = {"convert", "annotate", "train", "rollout", "eval"}
     if ctx.obj and ctx.invoked_subcommand not in takes_overrides:
         raise UsageError(f"'igrft {ctx.invoked_subcommand}' takes no dotted options, got --{ctx.obj[0]}")
 
 
 @app.command()
 def convert(
+    ctx: typer.Context,
     source: Source,
     target: TargetArg,
     format: Annotated[
@@ -52,12 +53,39 @@ def convert(
     rebuild_timestamps: Annotated[
         bool, typer.Option("--rebuild-timestamps", help="Replace timestamps by frame_index / fps.")
     ] = False,
+    episodes: simulation.Episodes = None,
+    seed: simulation.Seed = None,
+    pictures: simulation.Pictures = None,
+    camera: simulation.Cameras = None,
+    size: simulation.Size = None,
+    max_steps: simulation.MaxSteps = None,
+    settle: simulation.Settle = None,
+    truth: simulation.Truth = False,
+    masks: simulation.Masks = False,
+    workers: simulation.Workers = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> int:
-    """Recordings, or an older LeRobot version, to LeRobot v3.0. Videos are never encoded again."""
+    """Recordings, or an older LeRobot version, to LeRobot v3.0. Videos are never encoded again.
+
+    SOURCE may also be metaworld:TASK (metaworld:shelf-place-v3): demonstrations are then simulated, as operators of
+    different skill would give them. How bad they are is set by dotted options: --operators.tremble=0.2
+    """
     from igrft.recordings.convert import convert as run
 
+    simulated = simulation.simulation_options(
+        ctx.obj or [],
+        size=size,
+        episodes=episodes,
+        seed=seed,
+        pictures=pictures,
+        cameras=camera,
+        max_steps=max_steps,
+        settle=settle,
+        truth=truth,
+        masks=masks,
+        workers=workers,
+    )
     result = run(
         source,
         target,
@@ -69,6 +97,7 @@ def convert(
         overwrite=overwrite,
         progress=not quiet,
         warn=lambda text: typer.echo(f"warning: {text}", err=True),
+        simulation=simulated,
     )
     typer.echo(f"{result.target}: {count(result.episodes, 'episode')}, {result.frames} frames (from {result.format})")
     _list_set_aside(result.set_aside)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from igrft.dataset.files import IGRFT
 from igrft.dataset.locate import locate
 from igrft.dataset.parquet import write_json
-from igrft.recordings.detect import ALOHA_BGR, LEROBOT_V20, LEROBOT_V21, detect
+from igrft.errors import UsageError
+from igrft.recordings.detect import ALOHA_BGR, LEROBOT_V20, LEROBOT_V21, METAWORLD, detect, is_simulation
 from igrft.recordings.options import Options, Outcome, Warnings
 from igrft.recordings.quiet import one_line_errors
 from igrft.recordings.staging import open_staging, refuse_overlap
+
+if TYPE_CHECKING:
+    from igrft.simulation.record import SimulationOptions
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,13 @@ def convert(
     overwrite: bool = False,
     progress: bool = True,
     warn: Callable[[str], None] | None = None,
+    simulation: SimulationOptions | None = None,
 ) -> ConvertResult:
     """Convert recordings to a LeRobot v3.0 dataset. The source is only read.
 
     Args:
-        source: a folder, one HDF5 file, or the Hub id (``user/name[@revision]``) of an older LeRobot dataset.
+        source: a folder, one HDF5 file, the Hub id (``user/name[@revision]``) of an older LeRobot dataset, or
+            ``metaworld:TASK``, of which demonstrations are recorded now.
         target: folder to make. It appears in one rename when all is done.
         format: ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5`` or ``aloha-hdf5-bgr``; None looks.
         fps: frames a second, where the recordings do not say.
@@ -62,6 +68,7 @@ def convert(
         overwrite: replace a target that is there.
         progress: show a bar on standard error.
         warn: called with each warning as it comes.
+        simulation: what of ``metaworld:TASK`` is recorded; None is 60 episodes with pictures.
 
     Returns:
         What was done. Episodes that cannot be converted are left out, renumbering the others.
@@ -70,14 +77,26 @@ def convert(
         UsageError: source or target make no sense, target exists, unknown format.
         IgrftError: nothing could be converted, a damaged source, a full disk. Target is as before.
     """
-    place = locate(source, what="SOURCE")
     goal = Path(target).expanduser().resolve()
-    refuse_overlap(place, goal)
-    found = detect(place, format)
+    simulated = is_simulation(source)
+    if simulated and format is not None:
+        raise UsageError(f"{source} is simulated and has no format; leave out --format")
+    if simulation is not None and not simulated:
+        raise UsageError(
+            f"{source} is a recording, not a simulation; leave out the options of simulated demonstrations"
+        )
+    place = None if simulated else locate(source, what="SOURCE")
+    if place is not None:
+        refuse_overlap(place, goal)
+    found = METAWORLD if place is None else detect(place, format)
     options = Options(fps, task, robot_type, rebuild_timestamps, progress)
     warnings = Warnings(warn)
     with one_line_errors(goal), open_staging(goal, overwrite=overwrite) as staging:
-        if found in (LEROBOT_V20, LEROBOT_V21):
+        if place is None:
+            from igrft.simulation.record import SimulationOptions, simulate
+
+            outcome = simulate(str(source), staging.work, options, simulation or SimulationOptions(), warnings)
+        elif found in (LEROBOT_V20, LEROBOT_V21):
             from igrft.recordings.legacy import convert_lerobot
 
             outcome = convert_lerobot(place, staging.work, options, warnings)
@@ -97,12 +116,12 @@ def convert(
     )
 
 
-def _record(found: str, source: str, place: Path, outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
+def _record(found: str, source: str, place: Path | None, outcome: Outcome, warnings: list[str]) -> dict[str, Any]:
     """``meta/igrft.json``: how the dataset came about. No path of this machine goes into it."""
     from igrft import __version__
 
     # A dataset of the Hub lies in the cache under the name of its commit; its id says more.
-    name = place.resolve().name if Path(source).expanduser().exists() else source
+    name = place.resolve().name if place is not None and Path(source).expanduser().exists() else source
     convert: dict[str, Any] = {"format": found, "source": {"name": name}, "set_aside": outcome.set_aside}
     if outcome.kept != [str(i) for i in range(len(outcome.kept))]:
         convert["episode_map"] = {str(new): old for new, old in enumerate(outcome.kept)}

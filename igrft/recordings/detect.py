@@ -15,10 +15,18 @@ ALOHA = "aloha-hdf5"
 #: As ALOHA, but the JPEGs were made from BGR arrays, so that any viewer shows them in true colours.
 ALOHA_BGR = "aloha-hdf5-bgr"
 
+#: Not found by looking: a source that is written as ``metaworld:TASK``.
+METAWORLD = "metaworld"
+
 #: What ``--format`` may be.
 FORMATS = (LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR)
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
+
+
+def is_simulation(source: str | Path) -> bool:
+    """Whether ``source`` names a simulation instead of a place."""
+    return str(source).startswith(f"{METAWORLD}:")
 
 
 def hdf5_files(source: Path) -> list[Path]:

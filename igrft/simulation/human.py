@@ -1,4 +1,4 @@
-"""A scripted expert that stands in for the human who takes over."""
+"""A scripted expert that stands in for the human who takes over, skilled or not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy as np
 from igrft.errors import UsageError
 from igrft.rollouts.protocols import Event, Observation, Status
 from igrft.rollouts.settings import HumanSettings
-from igrft.simulation.experts import make_expert
+from igrft.simulation.experts import Expert, make_expert
 from igrft.simulation.metaworld import MetaWorld
+from igrft.simulation.operators import Operator, OperatorSettings
 
 
 class ExpertHuman:
@@ -40,11 +41,16 @@ class ExpertHuman:
         self._world = world
         self._until = settings.until
         self._limit = max(1, round(settings.limit * world.fps))
-        self._expert = make_expert(world.env_task)
+        self._skill = settings.skill
         self.start(None)
 
     def start(self, seed: int | None) -> None:
-        self._expert.reset()
+        """A new episode; what goes wrong where ``skill`` is below 1 is drawn from ``seed``."""
+        task = self._world.env_task
+        self._expert: Expert = make_expert(task)
+        if self._skill < 1:
+            drawn = np.random.SeedSequence(seed).generate_state(4)
+            self._expert = Operator(task, OperatorSettings(), self._skill, tuple(int(x) for x in drawn))
         self._driven = 0
         self._from: int | None = None
 

@@ -37,8 +37,9 @@ FPS = 80
 DEFAULT_MAX_STEPS = 500
 
 _XYZ = ("x", "y", "z")
-STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper_opening")
-ACTION_NAMES = ("delta_x", "delta_y", "delta_z", "gripper_effort")
+#: No joint of the arm is called after the hand: the gripper is found by its name.
+STATE_NAMES = ("x", "y", "z", "gripper")
+ACTION_NAMES = ("delta_x", "delta_y", "delta_z", "gripper")
 #: Where the observation of Meta-World keeps what: hand and opening, things, goal.
 _STATE, _THINGS, _GOAL = slice(0, 4), slice(4, 18), slice(36, 39)
 

@@ -51,9 +51,10 @@ def segments(phases: Sequence[int], names: Sequence[str], success: bool) -> list
     # Subtask i ends at the first frame at which the count is above i.
     ends = [int(np.searchsorted(phases, i, side="right")) for i in range(count)]
     ends = [min(end, length) for end in ends]
+    ends[-1] = length  # what comes after the last is done belongs to it
     done = [phases[-1] > i for i in range(count)]
     if success:
-        ends[-1], done = length, [True] * count
+        done = [True] * count
         for i in range(count - 2, -1, -1):
             ends[i] = max(min(ends[i], ends[i + 1] - 1), min(i + 1, length))
     starts = [0, *ends[:-1]]

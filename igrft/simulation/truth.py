@@ -13,6 +13,17 @@ import numpy as np
 
 from igrft.simulation.bodies import Bodies
 
+#: Columns of a dataset that holds the truth, each [1], and their dtypes: the subtask that is going on (as many as
+#: there are when all are done); whether the robot touches a thing, and with what normal force in newtons; the same
+#: of things and what cannot be moved; and how far a thing moves from this frame to the next, metres.
+TRUTH = {
+    "truth.subtask": "int64",
+    "truth.contact": "bool",
+    "truth.contact_force": "float32",
+    "truth.world_force": "float32",
+    "truth.object_motion": "float32",
+}
+
 
 @dataclass(frozen=True)
 class Contacts:
