@@ -33,7 +33,7 @@ def _global(
 
         typer.echo(f"igrft {igrft.__version__}")
         raise typer.Exit
-    takes_overrides = {"convert", "annotate", "train", "rollout", "eval"}
+    takes_overrides = {"convert", "annotate", "train", "rollout", "eval", "report"}
     if ctx.obj and ctx.invoked_subcommand not in takes_overrides:
         raise UsageError(f"'igrft {ctx.invoked_subcommand}' takes no dotted options, got --{ctx.obj[0]}")
 
@@ -219,6 +219,7 @@ def validate(
 
 @app.command()
 def report(
+    ctx: typer.Context,
     dataset: Annotated[
         str,
         typer.Argument(
@@ -235,7 +236,11 @@ def report(
     max_episodes: Annotated[int, typer.Option(min=1, help="How many to show where --episodes is not given.")] = 12,
     quiet: Quiet = False,
 ) -> int:
-    """One self-contained HTML page: are a dataset's labels right? Did a training run learn, and if not, why?"""
+    """One self-contained HTML page: are a dataset's labels right? Did a training run learn, and if not, why?
+
+    The stagnation monitor is replayed over recorded values; its settings follow as options: --monitor.window=2.0
+    --monitor.margin=0.02 --monitor.rise=0.1 --monitor.grace=2.0, and --monitor.within=5.0, seconds before a takeover.
+    """
     from igrft.reports.run.read import is_run, refuse_neither
 
     folder = Path(dataset).expanduser()
@@ -245,12 +250,15 @@ def report(
 
         if episodes:
             raise UsageError(f"--episodes is for datasets; {dataset} is a training run")
+        if ctx.obj:
+            raise UsageError(f"--{ctx.obj[0]} is for datasets of rollouts; {dataset} is a training run")
         path = report_run(folder, output)
     else:
         from igrft.reports.page import report as run
 
         chosen = _numbers(episodes) if episodes else None
-        path = run(dataset, output, episodes=chosen, max_episodes=max_episodes, progress=not quiet)
+        most, options = max_episodes, ctx.obj or []
+        path = run(dataset, output, episodes=chosen, max_episodes=most, overrides=options, progress=not quiet)
     typer.echo(str(path))
     return 0
 

@@ -17,7 +17,7 @@ import numpy as np
 from igrft import columns as c
 from igrft.reports import palette, svg
 from igrft.reports.panels import LEFT, RIGHT, WIDTH, Panels, linear_scale
-from igrft.reports.value_panels import Judgement, draw, judge
+from igrft.reports.value_panels import Alarms, Judgement, draw, judge
 from igrft.steps.interaction.smoothing import runs
 
 _PANEL = 96.0
@@ -36,6 +36,8 @@ _READ = (
     c.INTERACTION_PIXELS,
     c.INTERACTION,
     c.INTERACTION_PROBABILITY,
+    c.NOISE_SCALE,
+    c.INTERVENTION,
 )
 
 
@@ -54,6 +56,9 @@ class EpisodeChart:
         pixel_threshold: of Eq. 1, or None.
         weights: (trajectory, subtask) of Eq. 7.
         judgement: the critic's value against its reference; None compares with ``return_to_go``.
+        takeovers: {start, end, by, why}; None where nothing but the column ``intervention`` is known.
+        alarms: of the stagnation monitor; None where it was not replayed.
+        trained_noise: noise scales that the flow was trained with, where known.
     """
 
     length: int
@@ -67,6 +72,9 @@ class EpisodeChart:
     pixel_threshold: float | None = None
     weights: tuple[float, float] = (0.4, 0.6)
     judgement: Judgement | None = None
+    takeovers: Sequence[Mapping[str, Any]] | None = None
+    alarms: Alarms | None = None
+    trained_noise: tuple[float, float] | None = None
 
     def draw(self) -> str:
         """The chart as an ``<svg>`` element."""
@@ -75,14 +83,21 @@ class EpisodeChart:
             self._film_strip(panels)
         if self.subtasks:
             self._subtask_bar(panels)
-        if c.INTERVENTION in self.columns and self.columns[c.INTERVENTION].any():
-            self._interventions(panels)
+        takeovers = self._takeovers()
+        if takeovers:
+            self._interventions(panels, takeovers)
         top = panels.y
         if c.REWARD in self.columns:
             self._reward(panels)
         if c.RETURN in self.columns:
             self._return(panels)
-        draw(panels, self.columns, self.judgement or judge(self.columns, {}, self.fps))
+        draw(
+            panels,
+            self.columns,
+            self.judgement or judge(self.columns, {}, self.fps),
+            alarms=self.alarms,
+            trained_noise=self.trained_noise,
+        )
         if c.INTERACTION in self.columns or c.INTERACTION_PIXELS in self.columns:
             self._interaction(panels)
         for s in self.subtasks:
@@ -91,6 +106,12 @@ class EpisodeChart:
                 x = panels.x(s["end"])
                 ends = {"x1": x, "x2": x, "y1": top, "y2": panels.y}
                 panels.add(svg.tag("line", stroke=palette.MUTED, stroke_dasharray="1 3", **ends))
+        for t in takeovers:
+            x0, x1 = panels.x(t["start"]), panels.x(t["end"])
+            box = {"x": x0, "y": top, "width": max(x1 - x0, 0.8), "height": panels.y - top}
+            # Over everything, but what lies below still answers the pointer.
+            shade = {"fill": palette.INTERVENTION, "fill_opacity": 0.09, "pointer_events": "none"}
+            panels.add(svg.tag("rect", class_="takeover", **shade, **box))
         panels.time_axis()
         return panels.finish()
 
@@ -157,13 +178,38 @@ class EpisodeChart:
             shapes.append(svg.text((x0 + x1) / 2, panels.y + 16, shown, class_="subtask", text_anchor="middle"))
         return svg.tag("g", *shapes)
 
-    def _interventions(self, panels: Panels) -> None:
+    def _takeovers(self) -> list[Mapping[str, Any]]:
+        """Those that lie in the episode."""
+        held = self.takeovers
+        if held is None:
+            flags = self.columns.get(c.INTERVENTION)
+            spans = runs(flags).tolist() if flags is not None and flags.any() else []
+            held = [{"start": start, "end": end, "by": None, "why": None} for start, end in spans]
+        return [t for t in held if 0 <= t["start"] < t["end"] <= self.length]
+
+    def _interventions(self, panels: Panels, takeovers: Sequence[Mapping[str, Any]]) -> None:
+        named = any(t["by"] or t["why"] for t in takeovers)
+        height = 17.0 if named else 8.0
         panels.y += 4
-        for start, end in runs(self.columns[c.INTERVENTION]).tolist():
-            note = f"a human overrode the policy, frames {start} to {end - 1}"
-            panels.band(start, end, panels.y, 8, palette.INTERVENTION, note)
-        panels.label("human", panels.y + 8)
-        panels.y += 10
+        for t in takeovers:
+            start, end = t["start"], t["end"]
+            who = f" ({t['by']})" if t["by"] else ""
+            why = f", because {t['why']}" if t["why"] else ""
+            seconds = f"{start / self.fps:.2f} to {end / self.fps:.2f} s"
+            note = f"a human{who} overrode the policy, frames {start} to {end - 1}, {seconds}{why}"
+            panels.band(start, end, panels.y, height, palette.INTERVENTION, note)
+            self._name(t, panels)
+        panels.label("human", panels.y + height / 2 + 4)
+        panels.y += height + 2
+
+    def _name(self, t: Mapping[str, Any], panels: Panels) -> None:
+        """Who and why on the band of a takeover, as far as there is room."""
+        said = ": ".join(str(v) for v in (t["by"], t["why"]) if v)
+        x0, x1 = panels.x(t["start"]), panels.x(t["end"])
+        room = int((x1 - x0 - 6) / 5.9)
+        if said and room >= 3:
+            shown = said if len(said) <= room else said[: room - 1] + "…"
+            panels.add(svg.text((x0 + x1) / 2, panels.y + 12.5, shown, class_="onband", text_anchor="middle"))
 
     def _reward(self, panels: Panels) -> None:
         total = self.columns[c.REWARD].astype(np.float64)

@@ -12,10 +12,14 @@ import numpy as np
 from igrft import columns as c
 from igrft.dataset.labels import open_dataset
 from igrft.dataset.reader import DatasetReader
+from igrft.reports.rollouts.record import read_rollouts
+from igrft.reports.rollouts.section import human_share, is_rolled_out, reasons
 from igrft.reports.summary import EpisodeSummary, left_out_reasons, summarise
 from igrft.reports.text import WIDTH, aligned, cut, duration, number, percent, plural, wrapped
 
 HEADER = ("episode", "frames", "seconds", "success", "subtasks", "interaction", "return", "task")
+#: Of rollouts, which are all of one task: who took over and why. Labels stand there where an episode has them.
+ROLLOUT_HEADER = ("episode", "frames", "success", *HEADER[4:7], "human", "takeovers", "by whom, and why")
 
 
 @dataclass
@@ -36,7 +40,11 @@ class Inspection:
     def to_table(self, limit: int | None = 40) -> str:
         """Totals and a table at most 100 characters wide; ``limit`` episodes, None for all."""
         shown = self.rows if limit is None else self.rows[:limit]
-        lines = [*_head(self.totals), "", *aligned(HEADER, [_cells(r) for r in shown])]
+        cells = [_cells(r) for r in shown]
+        header: tuple[str, ...] = HEADER
+        if self.totals["rollouts"] is not None:
+            header = tuple(n for n in ROLLOUT_HEADER if n not in HEADER[4:7] or any(row[n] != "-" for row in cells))
+        lines = [*_head(self.totals), "", *aligned(header, [[row[n] for n in header] for row in cells])]
         if len(shown) < len(self.rows):
             lines.append(f"… and {plural(len(self.rows) - len(shown), 'more episode')} (--all lists them)")
         reasons = [f"episode {r.episode} set aside: {_without_episode(r.set_aside)}" for r in shown if r.set_aside]
@@ -72,12 +80,30 @@ def _totals(dataset: DatasetReader, rows: Sequence[EpisodeSummary]) -> dict[str,
         "success_rate": float(np.mean(known)) if known else None,
         "success_known": len(known),
         "success_assumed": sum(r.success_from == "assumed" for r in rows),
+        "rollouts": _rollouts(dataset, rows),
         "set_aside": sum(r.set_aside is not None for r in rows),
         "left_out": left_out_reasons(dataset),
         "subtasks": vocabulary(rows, dataset.fps),
         "label_columns": [n for n in c.LABELS if n in dataset.features],
         "pipeline": record.get("pipeline"),
         "igrft_version": record.get("igrft_version"),
+    }
+
+
+def _rollouts(dataset: DatasetReader, rows: Sequence[EpisodeSummary]) -> dict[str, Any] | None:
+    """Who drove, and under which settings; None where no policy did."""
+    rollouts = read_rollouts(dataset)
+    if not is_rolled_out(dataset, rows, rollouts):
+        return None
+    known = [r for r in rows if r.success is not None]
+    return {
+        "takeovers": sum(len(r.takeovers or ()) for r in rows),
+        "episodes_with_takeovers": sum(bool(r.takeovers) for r in rows),
+        "human_share": human_share(rows),
+        "successes_without_help": sum(bool(r.success) and not r.takeovers for r in known),
+        "reasons": [one.to_json() for one in reasons(rows)],
+        "settings": rollouts.settings,
+        "note": rollouts.note or None,
     }
 
 
@@ -117,6 +143,8 @@ def _head(totals: dict[str, Any]) -> list[str]:
         assumed = f"; assumed in {totals['success_assumed']:,}" if totals["success_assumed"] else ""
         known = plural(totals["success_known"], "episode")
         lines.append(f"{'success':<12}{good:,} of {known} ({percent(totals['success_rate'])}){assumed}")
+    if totals["rollouts"]:
+        lines += _human(totals)
     if totals["set_aside"]:
         lines.append(f"{'set aside':<12}{plural(totals['set_aside'], 'episode')}")
     if totals["left_out"]:
@@ -131,6 +159,23 @@ def _head(totals: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _human(totals: dict[str, Any]) -> list[str]:
+    """Takeovers, in a line or two, and the tasks, which the table has no room for."""
+    held = totals["rollouts"]
+    share = held["human_share"]
+    drove = "" if share is None else f"; a human drove {percent(share)} of the frames"
+    lines = [
+        f"{'takeovers':<12}{held['takeovers']:,} in {held['episodes_with_takeovers']} of "
+        f"{plural(totals['episodes'], 'episode')}{drove}"
+    ]
+    if held["reasons"]:
+        said = [
+            f"{r['by'] or 'not recorded'}: {r['why'] or 'not recorded'} ({r['takeovers']})" for r in held["reasons"]
+        ]
+        lines += wrapped("", said)
+    return [*lines, *wrapped("tasks", totals["tasks"])]
+
+
 def _word(subtask: dict[str, Any]) -> str:
     mean = "" if subtask["mean_seconds"] is None else f" {subtask['mean_seconds']:.1f} s"
     done = "" if subtask["done"] is None else f" ({subtask['done']}/{subtask['episodes']} done)"
@@ -141,24 +186,36 @@ def _size(shape: Sequence[int] | None) -> str:
     return f"{shape[1]}x{shape[0]}" if shape and len(shape) == 3 else "size not declared"
 
 
-def _cells(row: EpisodeSummary) -> tuple[str, ...]:
+def _cells(row: EpisodeSummary) -> dict[str, str]:
+    """What the table says of an episode, by the name of the column."""
     success = {True: "yes", False: "no", None: "-"}[row.success]
     listed = row.listed
     done = "-" if not listed else f"{sum(bool(s['done']) for s in listed)}/{len(listed)}"
     if listed and all(s["done"] is None for s in listed):
         done = str(len(listed))
-    tasks = "; ".join(row.tasks)
-    last = f"(set aside) {tasks}" if row.set_aside else tasks
-    return (
-        str(row.episode),
-        str(row.frames),
-        f"{row.seconds:.1f}",
-        success,
-        done,
-        percent(row.interaction_share),
-        number(row.return_at_start),
-        last,
-    )
+    aside = "(set aside) " if row.set_aside else ""
+    return {
+        "episode": str(row.episode),
+        "frames": str(row.frames),
+        "seconds": f"{row.seconds:.1f}",
+        "success": success,
+        "subtasks": done,
+        "interaction": percent(row.interaction_share),
+        "return": number(row.return_at_start),
+        "task": aside + "; ".join(row.tasks),
+        "human": percent(row.human_share),
+        "takeovers": "-" if row.takeovers is None else str(len(row.takeovers)),
+        "by whom, and why": aside + _who(row),
+    }
+
+
+def _who(row: EpisodeSummary) -> str:
+    """``expert: the value stagnates (2)``, for each who and why of an episode."""
+    counts: dict[str, int] = {}
+    for t in row.takeovers or ():
+        said = ": ".join(v for v in (t["by"], t["why"]) if v) or "not recorded"
+        counts[said] = counts.get(said, 0) + 1
+    return "; ".join(f"{said} ({n})" if n > 1 else said for said, n in counts.items())
 
 
 def _without_episode(reason: str) -> str:

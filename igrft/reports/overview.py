@@ -35,8 +35,14 @@ def main_camera(dataset: DatasetReader) -> str | None:
     return next((k for k in dataset.cameras if dataset.camera_has_files(k)), None)
 
 
-def tiles(dataset: DatasetReader, summaries: Sequence[EpisodeSummary]) -> list[tuple[str, str]]:
-    """(figure, what it is) for the head of the page."""
+def tiles(
+    dataset: DatasetReader, summaries: Sequence[EpisodeSummary], human: float | None = None
+) -> list[tuple[str, str]]:
+    """(figure, what it is) for the head of the page.
+
+    Args:
+        human: share of the frames that a human drove, of rollouts.
+    """
     known = [s.success for s in summaries if s.success is not None and s.set_aside is None]
     aside = sum(s.set_aside is not None for s in summaries)
     shares = [s.interaction_share for s in summaries if s.interaction_share is not None]
@@ -48,6 +54,10 @@ def tiles(dataset: DatasetReader, summaries: Sequence[EpisodeSummary]) -> list[t
         out.append((percent(float(np.mean(known))), f"success, {sum(known):,} of {len(known):,}"))
     if shares:
         out.append((percent(float(np.mean(shares))), "of an episode is interaction, on average"))
+    if human is not None:
+        takeovers = sum(len(s.takeovers or ()) for s in summaries)
+        out.append((f"{takeovers:,}", "takeover" if takeovers == 1 else "takeovers"))
+        out.append((percent(human), "of the frames driven by a human"))
     if aside:
         out.append((f"{aside:,}", "set aside"))
     return out
@@ -181,6 +191,16 @@ def value_facts(columns: Mapping[str, np.ndarray], judgement: Judgement) -> list
     if judgement.events:
         out.append(f"value: {plural(rises, 'unexpected rise')}, {plural(dips, 'dip')}")
     return out
+
+
+def rollout_facts(summary: EpisodeSummary) -> list[str]:
+    """Short facts about who drove, of an episode that a policy drove."""
+    if not summary.takeovers:
+        return [f"ended by {summary.ended}"] if summary.ended else []
+    who = ", ".join(sorted({t["by"] for t in summary.takeovers if t["by"]}))
+    out = [plural(len(summary.takeovers), "takeover") + (f" by {who}" if who else "")]
+    out.append(f"a human drove {percent(summary.human_share)}")
+    return out + ([f"ended by {summary.ended}"] if summary.ended else [])
 
 
 def episode_notes(interaction: Mapping[str, Any]) -> list[str]:

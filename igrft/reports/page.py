@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from igrft import columns as c
 from igrft.dataset.labels import load_labels, open_dataset
 from igrft.dataset.parquet import write_text
@@ -16,11 +18,15 @@ from igrft.reports import overview, palette
 from igrft.reports.episode_chart import EpisodeChart
 from igrft.reports.pictures import Strip, film_strip
 from igrft.reports.render import page_path, render
+from igrft.reports.rollouts.monitor_section import MonitorSection, monitor_section
+from igrft.reports.rollouts.record import Rollouts, read_rollouts
+from igrft.reports.rollouts.section import human_share, rollout_section, trained_noise
+from igrft.reports.rollouts.settings import replay_settings
 from igrft.reports.sample_pictures import SamplePicture, sample_pictures
 from igrft.reports.samples import choose_episodes, sample_frames, strip_frames
 from igrft.reports.set_charts import set_charts
 from igrft.reports.summary import EpisodeSummary, left_out_reasons, pipeline_step, summarise
-from igrft.reports.value_panels import Event, judge
+from igrft.reports.value_panels import Alarms, Event, judge
 
 TEMPLATE = "report.html.j2"
 #: Rises and dips of the value that are shown with a picture.
@@ -56,6 +62,7 @@ def report(
     *,
     episodes: Sequence[int] | None = None,
     max_episodes: int = 12,
+    overrides: Sequence[str] = (),
     progress: bool = False,
 ) -> Path:
     """Write the page and return its path.
@@ -65,23 +72,34 @@ def report(
         output: a folder (the page is ``index.html`` in it) or a file ending in ``.html``; None is
             the folder ``NAME.report`` beside the dataset.
         episodes: ``episode_index`` of those to show; None chooses up to ``max_episodes``.
+        overrides: settings of the stagnation monitor that is replayed where there is a value, as
+            ``monitor.window=2.0``; the others are those of the recording.
         progress: draw a progress bar on standard error.
 
     Raises:
-        UsageError: an episode that the dataset has not. IgrftError: files that cannot be read.
+        UsageError: an episode that the dataset has not, or settings that cannot be. IgrftError: files that cannot be
+            read.
     """
     dataset = open_dataset(dataset)
+    rollouts = read_rollouts(dataset)
+    settings = replay_settings(rollouts.settings, overrides)
+    if overrides and c.VALUE not in dataset.features:
+        raise UsageError(
+            f"--{overrides[0]}: {dataset.root} has no column {c.VALUE!r} to replay the monitor over; rollouts with a "
+            "critic have one, and the step 'values' makes it"
+        )
     path = _path(dataset, Path(output) if output is not None else None)
     summaries = summarise(dataset)
+    monitor = monitor_section(dataset, summaries, settings)
     chosen = _chosen(dataset, summaries, episodes, max_episodes)
     fills = {name: palette.subtask_fill(i) for i, name in enumerate(_names(dataset, summaries))}
     views = []
     frames = sum(summaries[row].frames for row in chosen)
     with progress_bar("report", len(chosen), frames, show=progress) as advance:
         for row, why in chosen.items():
-            views.append(_view(dataset, row, summaries[row], why, fills))
+            views.append(_view(dataset, row, summaries[row], why, fills, rollouts, monitor))
             advance(1, summaries[row].frames)
-    write_text(path, _render(dataset, summaries, views, fills, explicit=episodes is not None))
+    write_text(path, _render(dataset, summaries, views, fills, rollouts, monitor, explicit=episodes is not None))
     return path
 
 
@@ -112,14 +130,22 @@ def _names(dataset: DatasetReader, summaries: Sequence[EpisodeSummary]) -> list[
     return list(names)
 
 
-def _view(dataset: DatasetReader, row: int, summary: EpisodeSummary, why: str, fills: Mapping[str, str]) -> EpisodeView:
+def _view(
+    dataset: DatasetReader,
+    row: int,
+    summary: EpisodeSummary,
+    why: str,
+    fills: Mapping[str, str],
+    rollouts: Rollouts,
+    monitor: MonitorSection | None,
+) -> EpisodeView:
     view = EpisodeView(summary, why)
     record = dataset.igrft or {}
     entry = (record.get("episodes") or {}).get(str(summary.episode)) or {}
     interaction = entry.get("interaction") or {}
     settings = pipeline_step(record, "interaction") or {}
     rewards = pipeline_step(record, "rewards") or {}
-    columns = {} if summary.set_aside else load_labels(dataset, episodes=[summary.episode]).episode(summary.episode)
+    columns = {} if summary.set_aside else _columns(dataset, summary.episode)
     camera = interaction.get("camera") or settings.get("camera")
     if camera not in dataset.cameras:
         camera = overview.main_camera(dataset)
@@ -140,14 +166,32 @@ def _view(dataset: DatasetReader, row: int, summary: EpisodeSummary, why: str, f
         pixel_threshold=settings.get("pixel_threshold"),
         weights=(float(rewards.get("trajectory_weight", 0.4)), float(rewards.get("subtask_weight", 0.6))),
         judgement=judgement,
+        takeovers=summary.takeovers,
+        alarms=None if monitor is None else _alarms(monitor, rollouts, summary.episode),
+        trained_noise=trained_noise(rollouts.settings or {}),
     )
     view.chart, view.readout = chart.draw(), chart.readout()
     if marks and camera is not None:
         view.samples = sample_pictures(dataset, row, camera, marks, columns, settings, interaction, view.notes)
     view.events = _event_pictures(dataset, row, camera if strip else None, judgement.events, view)
     view.facts = overview.episode_facts(summary, interaction) + overview.value_facts(columns, judgement)
+    view.facts += overview.rollout_facts(summary)
     view.notes += overview.episode_notes(interaction)
+    if monitor is not None and summary.episode in monitor.fires:
+        times = [f"{f / dataset.fps:.2f} s" for f in monitor.fires[summary.episode]]
+        said = f"would fire at {', '.join(times)}" if times else "would not fire"
+        view.notes.append(f"The stagnation monitor {said} ({monitor.settings.words}).")
     return view
+
+
+def _columns(dataset: DatasetReader, episode: int) -> dict[str, np.ndarray]:
+    """Labels of an episode, and the noise that its actions were drawn with; each [T]."""
+    names = [n for n in (*c.LABELS, c.NOISE_SCALE) if n in dataset.features and n != c.LANGUAGE_PERSISTENT]
+    return load_labels(dataset, names, [episode]).episode(episode)
+
+
+def _alarms(monitor: MonitorSection, rollouts: Rollouts, episode: int) -> Alarms:
+    return Alarms(monitor.fires.get(episode, []), rollouts.calls(episode))
 
 
 def _event_pictures(
@@ -187,18 +231,23 @@ def _render(
     summaries: Sequence[EpisodeSummary],
     views: Sequence[EpisodeView],
     fills: Mapping[str, str],
+    rollouts: Rollouts,
+    monitor: MonitorSection | None,
     *,
     explicit: bool,
 ) -> str:
+    section = rollout_section(dataset, summaries, rollouts)
     return render(
         TEMPLATE,
         name=dataset.root.resolve().name,
         record=dataset.igrft or {},
-        tiles=overview.tiles(dataset, summaries),
+        tiles=overview.tiles(dataset, summaries, human_share(summaries) if section else None),
         facts=overview.facts(dataset),
         grouped=len({s.success for s in summaries if s.success is not None}) > 1,
         steps=overview.steps(dataset),
-        warnings=overview.warnings(dataset, summaries),
+        warnings=[*overview.warnings(dataset, summaries), *(section.warnings if section else ())],
+        rollouts=section,
+        monitor=monitor,
         set_aside=[s for s in summaries if s.set_aside is not None],
         left_out=left_out_reasons(dataset),
         charts=set_charts(dataset, summaries, fills),

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
+from igrft.reports.rollouts.record import Rollouts, intervention_column, read_rollouts, takeovers_of
 
 
 @dataclass
@@ -28,6 +29,10 @@ class EpisodeSummary:
         interaction_share: share of frames with interaction.
         return_at_start: return-to-go of the first frame.
         set_aside: the reason why the episode has no labels.
+        takeovers: {start, end, by, why}, in order; ``end`` is exclusive, ``by`` and ``why`` are None where unknown.
+            None altogether where the dataset says nothing of interventions.
+        human_share: share of frames that a human drove.
+        ended: why a rollout ended, as it was recorded.
     """
 
     episode: int
@@ -40,6 +45,9 @@ class EpisodeSummary:
     interaction_share: float | None = None
     return_at_start: float | None = None
     set_aside: str | None = None
+    takeovers: list[dict[str, Any]] | None = None
+    human_share: float | None = None
+    ended: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,6 +68,7 @@ def summarise(dataset: DatasetReader) -> list[EpisodeSummary]:
     Walks the data files once where a label column is there; memory does not grow with the frames.
     """
     aside = set_aside_reasons(dataset)
+    rollouts = read_rollouts(dataset)
     entries = (dataset.igrft or {}).get("episodes") or {}
     out = []
     for row, (index, length) in enumerate(zip(dataset.episode_indices, dataset.lengths, strict=True)):
@@ -76,8 +85,19 @@ def summarise(dataset: DatasetReader) -> list[EpisodeSummary]:
                 set_aside=aside.get(int(index)),
             )
         )
+        _add_rollout(out[-1], rollouts)
     _add_columns(dataset, out)
     return out
+
+
+def _add_rollout(one: EpisodeSummary, rollouts: Rollouts) -> None:
+    """What was recorded when the episode was rolled out."""
+    ended = rollouts.episodes.get(one.episode, {}).get("ended")
+    one.ended = str(ended) if ended else None
+    found = rollouts.takeovers(one.episode)
+    if found is not None:
+        one.takeovers = [t.to_json() for t in found]
+        one.human_share = sum(t.end - t.start for t in found) / max(one.frames, 1)
 
 
 def set_aside_reasons(dataset: DatasetReader) -> dict[int, str]:
@@ -97,7 +117,9 @@ def left_out_reasons(dataset: DatasetReader) -> dict[str, str]:
 def _add_columns(dataset: DatasetReader, summaries: list[EpisodeSummary]) -> None:
     """Fill in what only the label columns say."""
     success = next((n for n in c.SUCCESS_SPELLINGS if n in dataset.features), None)
-    names = [n for n in (c.RETURN, c.INTERACTION, success) if n and n in dataset.features]
+    human = intervention_column(dataset)
+    reason = c.TAKEOVER_REASON if human else None
+    names = [n for n in (c.RETURN, c.INTERACTION, success, human, reason) if n and n in dataset.features]
     recorded = any(s.subtasks for s in summaries)
     if not recorded and c.SUBTASK_INDEX in dataset.features and dataset.subtask_names:
         names.append(c.SUBTASK_INDEX)
@@ -105,11 +127,16 @@ def _add_columns(dataset: DatasetReader, summaries: list[EpisodeSummary]) -> Non
         return
     for relative, rows in dataset.data_files:
         for part, table in dataset.iter_file(relative, rows, names=names):
-            _add_part(dataset, summaries, part, table, success)
+            _add_part(dataset, summaries, part, table, success, human)
 
 
 def _add_part(
-    dataset: DatasetReader, summaries: list[EpisodeSummary], rows: np.ndarray, table: pa.Table, success: str | None
+    dataset: DatasetReader,
+    summaries: list[EpisodeSummary],
+    rows: np.ndarray,
+    table: pa.Table,
+    success: str | None,
+    human: str | None,
 ) -> None:
     lengths = dataset.lengths[rows]
     starts = np.cumsum(lengths) - lengths
@@ -121,6 +148,12 @@ def _add_part(
         span = slice(int(start), int(start + length))
         if success and one.success is None and one.set_aside is None:
             one.success = bool(held[success][span].any())
+        if human:
+            flags = held[human][span].astype(bool)
+            one.human_share = float(flags.mean())
+            if one.takeovers is None:
+                reasons = held[c.TAKEOVER_REASON][span] if c.TAKEOVER_REASON in held else None
+                one.takeovers = [t.to_json() for t in takeovers_of(flags, reasons)]
         if one.set_aside is not None:
             continue
         if c.RETURN in held and np.isfinite(held[c.RETURN][start]):

@@ -102,10 +102,35 @@ def reference_value(columns: Mapping[str, np.ndarray], settings: Mapping[str, An
     return columns[c.RETURN].astype(np.float64) if c.RETURN in columns else None
 
 
-def draw(panels: Panels, columns: Mapping[str, np.ndarray], judgement: Judgement) -> None:
-    """All panels that the columns allow."""
+@dataclass(frozen=True)
+class Alarms:
+    """What the stagnation monitor says of one episode.
+
+    Attributes:
+        fires: frames at which it would have fired.
+        calls: frames at which it did, while the episode was recorded.
+    """
+
+    fires: Sequence[int] = ()
+    calls: Sequence[int] = ()
+
+
+def draw(
+    panels: Panels,
+    columns: Mapping[str, np.ndarray],
+    judgement: Judgement,
+    *,
+    alarms: Alarms | None = None,
+    trained_noise: tuple[float, float] | None = None,
+) -> None:
+    """All panels that the columns allow.
+
+    Args:
+        alarms: None where no monitor was replayed.
+        trained_noise: noise scales that the flow was trained with, where known.
+    """
     if _any(columns, c.VALUE):
-        _value(panels, columns[c.VALUE], judgement)
+        _value(panels, columns[c.VALUE], judgement, alarms or Alarms())
     parts = [(c.VALUE_TRAJECTORY, c.RETURN_TRAJECTORY), (c.VALUE_SUBTASK, c.RETURN_SUBTASK)]
     if judgement.parts and any(_any(columns, name) for name, _ in parts):
         _parts(panels, columns, parts)
@@ -113,9 +138,11 @@ def draw(panels: Panels, columns: Mapping[str, np.ndarray], judgement: Judgement
         _advantage(panels, columns[c.ADVANTAGE])
     if _any(columns, c.INTERACTION_PROBABILITY):
         _probability(panels, columns[c.INTERACTION_PROBABILITY], columns.get(c.INTERACTION))
+    if _any(columns, c.NOISE_SCALE):
+        _noise(panels, columns[c.NOISE_SCALE], trained_noise)
 
 
-def _value(panels: Panels, predicted: np.ndarray, judgement: Judgement) -> None:
+def _value(panels: Panels, predicted: np.ndarray, judgement: Judgement, alarms: Alarms) -> None:
     series = [predicted.astype(np.float64)]
     legend = [(palette.VALUE, "predicted")]
     if judgement.reference is not None:
@@ -124,6 +151,10 @@ def _value(panels: Panels, predicted: np.ndarray, judgement: Judgement) -> None:
     for kind, words in ((RISE, "unexpected rise"), (DIP, "dip")):
         if any(e.kind == kind for e in judgement.events):
             legend.append((_SHADES[kind], words))
+    if alarms.fires:
+        legend.append((palette.ALARM, "▼ the monitor would fire"))
+    if alarms.calls:
+        legend.append((palette.PAPER, "▽ it called when recorded"))
     y = _open(panels, "critic's value", _TALL, series, legend)
     for event in judgement.events:
         seconds = f"{event.start / panels.fps:.2f} to {event.end / panels.fps:.2f} s"
@@ -137,7 +168,45 @@ def _value(panels: Panels, predicted: np.ndarray, judgement: Judgement) -> None:
     if judgement.reference is not None:
         panels.line(judgement.reference, y, palette.REFERENCE, 1.6, "5 3")
     panels.line(series[0], y, palette.VALUE, 2.0)
+    _alarms(panels, alarms)
     panels.close(_TALL)
+
+
+def _alarms(panels: Panels, alarms: Alarms) -> None:
+    """Triangles at the top of the panel, and a line down from those of the replay."""
+    for frames, said, hollow in (
+        (alarms.calls, "the monitor called when this was recorded", True),
+        (alarms.fires, "the monitor would fire", False),
+    ):
+        for f in frames:
+            if not 0 <= f < panels.length:
+                continue
+            x, top = panels.x(f + 0.5), panels.y
+            note = svg.title(f"{said}: frame {f}, {f / panels.fps:.2f} s")
+            # The hollow one is larger, so that it shows around a filled one on the same frame.
+            half = 8.0 if hollow else 5.0
+            data = f"M{x - half:.1f} {top:.1f}L{x + half:.1f} {top:.1f}L{x:.1f} {top + 1.8 * half:.1f}Z"
+            style = {"fill": palette.PAPER, "stroke": palette.ALARM} if hollow else {"fill": palette.ALARM}
+            if not hollow:
+                ends = {"x1": x, "x2": x, "y1": top, "y2": top + _TALL}
+                panels.add(svg.tag("line", stroke=palette.ALARM, stroke_dasharray="2 3", **ends))
+            panels.add(svg.tag("path", note, d=data, class_="call" if hollow else "alarm", **style))
+
+
+def _noise(panels: Panels, scale: np.ndarray, trained: tuple[float, float] | None) -> None:
+    """The standard deviation of the initial noise; dashed, the greatest that the flow was trained with."""
+    values = scale.astype(np.float64)
+    legend = [(palette.NOISE, "drawn with")]
+    series = [values]
+    if trained is not None:
+        series.append(np.array(trained))
+        legend.append((palette.REFERENCE, f"dashed: trained up to {trained[1]:g}"))
+    y = _open(panels, "noise scale", _PANEL, series, legend)
+    if trained is not None:
+        ends = {"x1": LEFT, "x2": WIDTH - RIGHT, "y1": y(trained[1]), "y2": y(trained[1])}
+        panels.add(svg.tag("line", stroke=palette.REFERENCE, stroke_dasharray="4 3", **ends))
+    panels.line(values, y, palette.NOISE, 1.6)
+    panels.close(_PANEL)
 
 
 def _parts(panels: Panels, columns: Mapping[str, np.ndarray], parts: Sequence[tuple[str, str]]) -> None:

@@ -14,7 +14,7 @@ for (const article of document.querySelectorAll("article")) {
   const names = {
     reward: "reward", reward_trajectory: "trajectory", reward_subtask: "subtask",
     return_to_go: "return", value: "value", value_trajectory: "its trajectory head", value_subtask: "its subtask head",
-    advantage: "advantage", interaction_pixels: "moving pixels", interaction_probability: "interaction probability",
+    advantage: "advantage", noise_scale: "noise scale", interaction_pixels: "moving pixels", interaction_probability: "interaction probability",
   };
   const cell = (name, value) => {
     const b = document.createElement("b");
@@ -43,6 +43,8 @@ for (const article of document.querySelectorAll("article")) {
       if (value !== null) cell(name, value.toLocaleString("en", { maximumSignificantDigits: 4 }));
     }
     const flags = data.series.interaction;
+    const human = data.series.intervention;
+    if (human && human[Math.min(human.length - 1, Math.floor(frame / data.stride))]) cell("driven by", "a human");
     if (flags) cell("interaction", flags[Math.min(flags.length - 1, Math.floor(frame / data.stride))] ? "yes" : "no");
   });
   chart.addEventListener("pointerleave", () => {
