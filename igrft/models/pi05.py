@@ -14,6 +14,7 @@ from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor, nn
 
+from igrft.models.compiled import compiling
 from igrft.models.guidance import Guidance, integrate
 from igrft.models.pi05_caches import Growing, Seen
 from igrft.models.pi05_passes import How, prefix_pass, suffix_pass, write_token
@@ -100,7 +101,7 @@ class Pi05Actor(VisionLanguageActor):
         )
         seen = Seen([k[:, :, :length] for k in seen.keys], [v[:, :, :length] for v in seen.values])
         features = Features(
-            [_merged(seen.keys[i]) for i in layers], [_merged(seen.values[i]) for i in layers], prompt.mask
+            [merged(seen.keys[i]) for i in layers], [merged(seen.values[i]) for i in layers], prompt.mask
         )
         cache = Pi05Cache(seen, prompt.mask, prompt.padded)
         if targets is None or states is None:
@@ -186,7 +187,7 @@ class Pi05Actor(VisionLanguageActor):
         # Those behind are LeRobot's stand-ins for missing cameras.
         present = sum(key in batch for key in policy.config.image_features)
         tokens, mask = batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK].bool()
-        length, padded = _real_columns(mask)
+        length, padded = real_columns(mask)
         embedded, real, _ = policy.model.embed_prefix(
             images[:present], image_masks[:present], tokens[:, :length], mask[:, :length]
         )
@@ -212,10 +213,10 @@ class Pi05Actor(VisionLanguageActor):
     def _how(self) -> How:
         model = self.policy.model
         recompute = model.gradient_checkpointing_enabled and model.training and torch.is_grad_enabled()
-        return How(bool(recompute), bool(self.policy.config.compile_model))
+        return How(bool(recompute), compiling() if self.policy.config.compile_model else None)
 
 
-def _real_columns(mask: Tensor) -> tuple[int, bool]:
+def real_columns(mask: Tensor) -> tuple[int, bool]:
     """How many columns of prompts to keep, and whether any of the kept places is padding. One wait for the device."""
     if mask.is_meta:
         # Shapes alone: a dry run.
@@ -227,7 +228,7 @@ def _real_columns(mask: Tensor) -> tuple[int, bool]:
     return min(mask.shape[1], -(-longest // _ROUND) * _ROUND), True
 
 
-def _merged(x: Tensor) -> Tensor:
+def merged(x: Tensor) -> Tensor:
     """[B, K, N, D] to [B, N, K·D]."""
     return x.transpose(1, 2).flatten(2)
 

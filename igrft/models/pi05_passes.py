@@ -6,7 +6,6 @@ function: the same losses and gradients. Layers are called as modules, so that h
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
 
 from igrft.models import pi05_attention as attend
+from igrft.models.compiled import Compiling
 from igrft.models.pi05_caches import Given, Growing, Record, Seen
 from igrft.models.precision import autocast_dtype
 
@@ -54,12 +54,12 @@ class How:
 
     Attributes:
         recompute: keep no activations of a layer but its input, its keys and its values.
-        compiled: by torch.compile, which fuses what lies between the matrix products. A layer with hooks is run as
-            it is.
+        compiled: what compiles them, which fuses what lies between the matrix products; None runs them as they are,
+            and so does a layer with hooks.
     """
 
     recompute: bool = False
-    compiled: bool = False
+    compiled: Compiling | None = None
 
 
 def prefix_pass(
@@ -100,12 +100,14 @@ def prefix_pass(
     seen, written = Seen([], []), None
     layers = list(model.layers)
     for layer in layers[:-1]:
-        hidden, key, value = _run(_whole, how, layer, hidden, turn, mask, targets_mask, prompt)
+        hidden, key, value = run_layer(_whole, how, layer, hidden, turn, mask, targets_mask, prompt)
         seen.add(key, value)
     if _is_bare(layers[-1]):
-        written, key, value = _run(_tail, how, layers[-1], hidden, turn, last, rows_mask if write else None, prompt)
+        written, key, value = run_layer(
+            _tail, how, layers[-1], hidden, turn, last, rows_mask if write else None, prompt
+        )
     else:
-        hidden, key, value = _run(_whole, how, layers[-1], hidden, turn, mask, targets_mask, prompt)
+        hidden, key, value = run_layer(_whole, how, layers[-1], hidden, turn, mask, targets_mask, prompt)
         if write:
             written = _rows(hidden, last, prompt)
         else:
@@ -146,7 +148,7 @@ def suffix_pass(
     group = model.config.num_attention_heads // model.config.num_key_value_heads
     mask = attend.suffix_mask(prompt_mask, draws, chunk, group, padded=padded)
     for layer, key, value in zip(model.layers, seen.keys, seen.values, strict=True):
-        hidden = _run(_adapted, how, layer, hidden, turn, cond, mask, key, value, prompt_mask.shape[1])
+        hidden = run_layer(_adapted, how, layer, hidden, turn, cond, mask, key, value, prompt_mask.shape[1])
     out: Tensor = model.norm(hidden, cond)[0]
     return out
 
@@ -258,15 +260,11 @@ def _is_bare(layer: Any) -> bool:
     return "self_attn" in layer._modules and not layer._forward_pre_hooks and not hasattr(layer, "_hf_hook")
 
 
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One graph serves all layers of a model."""
-    return torch.compile(function)
-
-
-def _run(function: Callable[..., Any], how: How, layer: Any, *args: Any) -> Any:
-    if how.compiled and _is_bare(layer):
-        function = _compiled(function)
+def run_layer(function: Callable[..., Any], how: How, layer: Any, *args: Any) -> Any:
+    """``function(layer, *args)``, compiled and recomputed as ``how`` says."""
+    if how.compiled is not None and _is_bare(layer):
+        # One graph serves all layers of a model.
+        function = how.compiled(function)
     if how.recompute:
         return checkpoint(function, layer, *args, use_reentrant=False, preserve_rng_state=False)
     return function(layer, *args)
