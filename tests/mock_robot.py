@@ -431,9 +431,8 @@ def camera(width: int = 48, height: int = 32) -> dict[str, Any]:
     return {"type": "mock_camera", "width": width, "height": height, "fps": 30}
 
 
-def write_plugin(folder: Path) -> str:
+def write_plugin(folder: Path, name: str = "lerobot_robot_mock_arm") -> str:
     """A package that LeRobot finds by its name, and with it this module: PYTHONPATH for another process."""
-    name = "lerobot_robot_mock_arm"
     metadata = folder / f"{name}-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

@@ -114,18 +114,18 @@ def test_a_bus_is_told_what_becomes_of_the_torque(bus: Any) -> None:
     assert list(inspect.signature(bus.disconnect).parameters) == ["self", "disable_torque"]
 
 
-def test_a_stale_picture_is_an_error() -> None:
+def test_a_stale_picture_is_an_error(tmp_path: Path) -> None:
     """How a camera that stopped is noticed: drivers read the latest picture, which may be half a second old."""
     import cv2
     from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
 
-    class Opened(cv2.VideoCapture):
-        def isOpened(self) -> bool:
-            return True
-
+    path = str(tmp_path / "video.avi")
+    video = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 30, (64, 48))
+    video.write(np.zeros((48, 64, 3), np.uint8))
+    video.release()
     assert inspect.signature(Camera.read_latest).parameters["max_age_ms"].default == 500
     camera = OpenCVCamera(OpenCVCameraConfig(index_or_path=0, width=4, height=4, fps=30))
-    camera.videocapture = Opened()
+    camera.videocapture = cv2.VideoCapture(path)
     with pytest.raises(RuntimeError, match="read thread is not running"):
         camera.read_latest()
     done = Event()
@@ -138,7 +138,7 @@ def test_a_stale_picture_is_an_error() -> None:
         camera.read_latest()
     done.set()
     camera.thread.join()
-    camera.videocapture = None
+    camera.disconnect()
 
 
 def test_robots_register_themselves_when_their_package_is_imported() -> None:

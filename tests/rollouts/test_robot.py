@@ -270,7 +270,51 @@ def outcome(folder: Path, program: str, number: int | None) -> str:
     return out
 
 
-def test_ctrl_c_lets_go_of_an_arm_from_a_users_package(tmp_path: Path) -> None:
+def test_ctrl_c_lets_go(robots: Any) -> None:
+    robot = robots()
+    with pytest.raises(KeyboardInterrupt), robot:
+        robot.observe()
+        signal.raise_signal(signal.SIGINT)
+    assert not device(robot).bus.torque and not device(robot).is_connected
+
+
+def test_a_second_ctrl_c_while_letting_go_does_not_keep_the_torque_on(robots: Any) -> None:
+    robot = robots(cameras={"front": camera()})
+    bus = device(robot).bus
+    stop, asked = bus.disconnect, []
+
+    def disconnect(disable_torque: bool = True) -> None:
+        asked.append(disable_torque)
+        if len(asked) == 1:
+            signal.raise_signal(signal.SIGINT)
+        stop(disable_torque)
+
+    bus.disconnect = disconnect
+    with pytest.raises(KeyboardInterrupt):
+        robot.close()
+    assert not bus.torque and not bus.is_connected and len(asked) == 2
+
+
+def test_an_arm_from_a_users_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LeRobot's way: an installed package whose name begins with lerobot_robot_."""
+    write_plugin(tmp_path, name="lerobot_robot_theirs")
+    (tmp_path / "lerobot_robot_theirs.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from lerobot.robots import RobotConfig\n"
+        "from mock_robot import MockArm, MockArmConfig\n"
+        "@RobotConfig.register_subclass('theirs')\n"
+        "@dataclass(kw_only=True)\n"
+        "class TheirArmConfig(MockArmConfig): ...\n"
+        "class TheirArm(MockArm):\n"
+        "    name = 'theirs'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with RobotEmbodiment.from_settings(settings({**arm(tmp_path), "type": "theirs"})) as robot:
+        assert robot.name == "theirs" and robot.observe()["observation.state"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_go_in_a_program_of_its_own(tmp_path: Path) -> None:
     assert outcome(tmp_path, PROGRAM + LOOP, signal.SIGINT) == "torque False\n"
 
 
