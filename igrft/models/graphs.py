@@ -6,6 +6,7 @@ A chunk of π0.5 is some thousand small kernels; launched one by one they take l
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -50,7 +51,8 @@ class Recorded:
     """A function of tensors, without gradient, recorded for every set of shapes that it is given.
 
     Inputs are copied to where the recording reads them (one that is the same as last time is not), outputs are copies:
-    what a call returns stays as it is. Calls from several threads follow one another.
+    what a call returns stays as it is. Calls from several threads follow one another. Where recording fails the
+    function is run as it is from then on, with a warning.
 
     Args:
         function: of tensors alone, to a tuple of tensors. May write into its inputs.
@@ -73,7 +75,13 @@ class Recorded:
         key = tuple((x.shape, x.dtype) for x in inputs)
         with self._lock:
             if key not in self._recordings:
-                self._recordings[key] = self._record(inputs, self._capture)
+                try:
+                    self._recordings[key] = self._record(inputs, self._capture)
+                except RuntimeError as error:
+                    self._capture = None
+                    reason = " ".join(str(error).split())[:200]
+                    warnings.warn(f"kernels could not be recorded, so inference is slower: {reason}", stacklevel=2)
+                    return self._function(*(x.to(self._device) for x in inputs))
             recording = self._recordings[key]
             for i, (place, given) in enumerate(zip(recording.inputs, inputs, strict=True)):
                 recording.last[i] = _put(place, given, recording.last[i])

@@ -42,12 +42,13 @@ class RecordedCritic:
 
 
 def for_inference(
-    actor: Actor, critic: Critic | None = None, options: InferenceOptions | None = None
+    actor: Actor, critic: Critic | RecordedCritic | None = None, options: InferenceOptions | None = None
 ) -> tuple[Actor, Judge | None]:
     """What makes the same actions and judgements as these, faster where there is a way.
 
     A π0.5 becomes :class:`igrft.models.pi05_inference.Pi05Inference`; on CUDA a critic's kernels are recorded. Other
-    actors are given back. Weights are taken as they are now; policy and critic are in evaluation mode afterwards.
+    actors, and what was made ready before, are given back. Weights are taken as they are now; policy and critic are
+    in evaluation mode afterwards.
 
     Args:
         options: None chooses by the device.
@@ -63,8 +64,8 @@ def for_inference(
     device: torch.device = next(actor.policy.parameters()).device
     if isinstance(actor, Pi05Actor) and not isinstance(actor, Pi05Inference):
         actor = Pi05Inference.of(actor, options)
-    if critic is None:
-        return actor, None
+    if critic is None or isinstance(critic, RecordedCritic):
+        return actor, critic
     critic.eval()
     recorded = options.recorded if options.recorded is not None else device.type == "cuda"
     return actor, RecordedCritic(critic, cuda_capture if recorded else None)

@@ -40,7 +40,7 @@ class InferenceOptions:
     """How inference is made fast.
 
     Attributes:
-        compiled: compile the layers; None does so on an accelerator.
+        compiled: compile the layers; None does so on an accelerator. What cannot be compiled is run as it is.
         recorded: record and replay kernels (CUDA graphs); None does so on CUDA.
         mode: of torch.compile: None, or "max-autotune-no-cudagraphs", which takes minutes to search for kernels.
         backend: of torch.compile.
@@ -110,8 +110,8 @@ class Pi05Inference(Pi05Actor):
         device = self._device.type
         fast = self.options.compiled if self.options.compiled is not None else device not in ("cpu", "meta")
         backend, mode = self.options.backend, self.options.mode
-        self._layers_how = How(compiled=compiling(backend, mode) if fast else None)
-        whole = compiling(backend, mode, True) if fast else None
+        self._layers_how = How(compiled=compiling(backend, mode, must=False) if fast else None)
+        whole = compiling(backend, mode, whole=True, must=False) if fast else None
         if capture is None and (self.options.recorded if self.options.recorded is not None else device == "cuda"):
             capture = cuda_capture
         self._capture = capture

@@ -8,6 +8,7 @@ import pytest
 import torch
 from recorded import Recordable, traced
 
+from igrft.models.compiled import compiling
 from igrft.models.critic import Critic, CriticConfig
 from igrft.models.graphs import Recorded
 from igrft.models.inference import RecordedCritic
@@ -87,6 +88,33 @@ def test_without_a_capture_it_is_the_function_without_gradient():
     x = torch.ones(2, requires_grad=True)
     found = Recorded(double, CPU, None)(x, x)
     assert torch.equal(found[0], torch.full((2,), 3.0)) and not found[0].requires_grad
+
+
+def test_what_cannot_be_recorded_is_run():
+    def fails(function, inputs):
+        raise RuntimeError("no\n graphs")
+
+    recorded, x = Recorded(double, CPU, fails), torch.ones(2)
+    with pytest.warns(UserWarning, match="^kernels could not be recorded, so inference is slower: no graphs$"):
+        assert torch.equal(recorded(x, x)[0], 3 * x)
+    assert torch.equal(recorded(x, x)[0], 3 * x)
+
+
+def test_what_cannot_be_compiled_is_run():
+    def broken(graph, inputs):
+        raise ValueError("no compiler")
+
+    def plus(x):
+        return x + 1
+
+    x = torch.ones(2)
+    tried = compiling(broken, must=False)(plus)
+    with pytest.warns(UserWarning, match="^plus is not compiled, so it is slower: .*no compiler"):
+        assert torch.equal(tried(x), x + 1)
+    assert torch.equal(tried(x), x + 1)
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed):
+        compiling(broken)(plus)(x)
+    assert compiling(broken) is compiling(broken) and compiling(broken)(plus) is compiling(broken)(plus)
 
 
 def test_calls_of_several_threads_do_not_mix():

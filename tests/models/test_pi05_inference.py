@@ -246,6 +246,7 @@ def test_for_inference():
     assert isinstance(fast, Pi05Inference) and isinstance(fast, Actor) and judge is not None
     assert not policy.training and not critic.training
     assert for_inference(fast)[0] is fast and for_inference(actor)[1] is None
+    assert for_inference(fast, judge) == (fast, judge)
     batch = tiny_batch()
     prefix = fast.prefix(batch, LAYERS)
     torch.testing.assert_close(judge(prefix.features).subtask, critic(prefix.features).subtask)
@@ -316,6 +317,29 @@ def test_full_size_on_a_gpus_tensors_without_a_gpu():
                 (flow,) = fast._expert.flow(torch.empty(1, 30, 32), fast._changes[1], whole, real)
                 assert all(x.shape == (1, 30, 32) and x.dtype == torch.float32 for x in (out, flow))
                 assert all(x.device.type == "cuda" for x in (out, flow, whole, real))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_gpu(dtype):
+    """Compiled and recorded, with prompts of several lengths, against LeRobot's policy on the same GPU."""
+    policy = tiny_policy(dtype=dtype).to("cuda")
+    policy.config.device = "cuda"
+    critic = Critic(CriticConfig(16, len(LAYERS))).to("cuda")
+    fast, judge = for_inference(Pi05Actor(policy), critic)
+    close = {"rtol": 1e-3, "atol": 1e-3} if dtype == "float32" else {"rtol": 0.05, "atol": 0.05}
+    first = {k: v.to("cuda") for k, v in tiny_batch((5,)).items()}
+    fast.warm_up(first, LAYERS, judge, guided=True)
+    for n in (3, 24, 9, 3):
+        batch = {k: v.to("cuda") for k, v in tiny_batch((n,), seed=n).items()}
+        noise = noise_of(1).to("cuda")
+        prefix = fast.prefix(batch, LAYERS)
+        torch.testing.assert_close(judge(prefix.features).trajectory, critic(prefix.features).trajectory, **close)
+        torch.testing.assert_close(fast.denoise(prefix, noise), Pi05Actor(policy).sample(batch, noise), **close)
+        guidance = Guidance(torch.ones(1, 3, DIM, device="cuda"), 1)
+        plain = Pi05Actor(policy)
+        expected = plain.denoise(plain.prefix(batch, ()), noise, guidance=guidance)
+        torch.testing.assert_close(fast.denoise(prefix, noise, guidance=guidance), expected, **close)
 
 
 def test_stock_embedding_of_a_prefix_cannot_be_recorded():
