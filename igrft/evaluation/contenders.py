@@ -104,7 +104,12 @@ def _task(recipe: EvalRecipe, entry: CheckpointEntry | None) -> str:
     task = (entry.task if entry is not None else None) or recipe.environment.task
     if task is None:
         raise UsageError("what is the policy driven on? give --environment.task=TASK")
-    return task
+    if recipe.environment.type != "metaworld":
+        return task
+    from igrft.simulation.catalogue import known_task
+
+    # "reach" is "reach-v3": one task has one name.
+    return known_task(task)
 
 
 def run_of(pretrained: Path) -> Path | None:

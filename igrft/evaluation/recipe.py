@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from igrft.errors import UsageError, did_you_mean
+from igrft.rollouts.noise import NOISE_TYPES
 from igrft.rollouts.settings import (
     EnvironmentSettings,
     HumanSettings,
@@ -138,6 +139,9 @@ def _check_temperatures(recipe: EvalRecipe, name: str) -> None:
                 raise UsageError(f"{name}: temperatures are numbers or {EXPLORATION!r}, got {value!r}{near}")
         elif not (value >= 0 and math.isfinite(value)):
             raise UsageError(f"{name}: a temperature must not be negative, got {value}")
+    if recipe.exploration is not None and recipe.exploration.type not in NOISE_TYPES:
+        near = did_you_mean(recipe.exploration.type, NOISE_TYPES)
+        raise UsageError(f"{name}: unknown exploration.type {recipe.exploration.type!r}{near}")
     if len(set(recipe.temperatures)) < len(recipe.temperatures):
         raise UsageError(f"{name}: a temperature is listed twice: {recipe.temperatures}")
 

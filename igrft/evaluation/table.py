@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from igrft.evaluation.statistics import Interval
 from igrft.evaluation.summary import Paired, Row, Summary
 
-_HEADS = ("policy", "task", "noise", "n", "success", "", "over runs", "progress", "interventions", "steps")
+_HEADS = ("policy", "task", "noise", "n", "success", "", "over runs", "unaided", "progress", "interventions", "steps")
 _LEFT = frozenset({0, 1})
 
 
@@ -17,7 +17,7 @@ def to_text(summary: Summary) -> str:
     heads = [h or percent for h in _HEADS]
     rows = [_cells(row) for row in summary.rows]
     # Columns that say nothing of any row are left out.
-    empty = [i for i in (6, 7) if all(row[i] == "-" for row in rows)]
+    empty = [i for i in (6, 7, 8) if all(row[i] == "-" for row in rows)]
     keep = [i for i in range(len(heads)) if i not in empty]
     lines = _table([[row[i] for i in keep] for row in [heads, *rows]], [keep.index(i) for i in sorted(_LEFT)])
     lines += ["", f"success: share of n episodes, with Wilson's {percent} interval; noise: standard deviation of the"]
@@ -34,6 +34,8 @@ def _legend(summary: Summary, empty: Sequence[int]) -> str:
     if 6 not in empty:
         parts.append("over runs: interval for other training seeds (Student's t)")
     if 7 not in empty:
+        parts.append("unaided: success without an intervention")
+    if 8 not in empty:
         parts.append("progress: mean share of subtasks completed")
     return "".join(f"; {part}" for part in parts)
 
@@ -49,6 +51,7 @@ def _cells(row: Row) -> list[str]:
         f"{100 * row.success_rate:.1f} %",
         interval_text(row.interval),
         "-" if row.runs_interval is None else interval_text(row.runs_interval),
+        f"{100 * row.successes_alone / row.n:.1f} %" if row.interventions else "-",
         progress,
         helped,
         f"{row.steps:.0f}",

@@ -88,7 +88,7 @@ def run(run_folder: Path, tmp_path: Path):
     def go(*overrides: str, stage: Stage | None = None, said: list | None = None, **more):
         value = {
             "checkpoints": [{"path": str(run_folder)}],
-            "environment": {"type": "metaworld", "task": "line"},
+            "environment": {"type": "metaworld", "task": "reach"},
             "episodes": 6,
             "seed": 100,
             "workers": 1,
@@ -114,7 +114,7 @@ def test_an_episode_says_what_became_of_it(run):
     assert [r["success"] for r in made] == [s * 50 >= 10 for s in strides]
     assert {r["success"] for r in made} == {True, False}
     for r in made:
-        assert (r["name"], r["task"], r["training_seed"], r["temperature"]) == ("sft", "line", 0, 1.0)
+        assert (r["name"], r["task"], r["training_seed"], r["temperature"]) == ("sft", "reach-v3", 0, 1.0)
         assert r["said"] and r["noise"] == [1.0, 1.0, 1.0] and r["subtasks"] == 2
         assert (r["interventions"], r["human_steps"], r["calls"], r["cuts"]) == (0, 0, 0, 0)
         assert r["progress"] == (1.0 if r["success"] else 0.5)
@@ -178,8 +178,8 @@ def test_a_failing_episode_is_named_and_those_before_are_kept(run, tmp_path):
     with pytest.raises(IgrftError) as error:
         run(stage=stage)
     assert str(error.value) == (
-        "sft (line seed 0, temperature 1.0), episode 3 (seed 103): RuntimeError: out of memory; finished episodes are "
-        "kept, and the same command goes on from there"
+        "sft (reach-v3 seed 0, temperature 1.0), episode 3 (seed 103): RuntimeError: out of memory; finished episodes "
+        "are kept, and the same command goes on from there"
     )
     assert [r["number"] for r in lines(tmp_path / "out")] == [0, 1, 2]
     assert stage.last_body.closed and stage.last_source.closed
@@ -190,7 +190,7 @@ def test_each_policy_is_loaded_once_and_let_go_of(run, run_folder, tmp_path):
     stage = Stage()
     overrides = [f"checkpoints.1.path={run_folder}", "checkpoints.1.name=b", "temperatures=[1, 0.5]", "episodes=2"]
     found = run(*overrides, stage=stage)
-    assert stage.opened == [("source", "sft"), ("line", False), ("source", "b")]
+    assert stage.opened == [("source", "sft"), ("reach-v3", False), ("source", "b")]
     assert len(lines(found.folder)) == 8 and stage.last_source.closed
 
 
@@ -319,7 +319,7 @@ def test_which_videos_are_made_and_kept():
 def test_videos_of_failures_alone(run):
     stage = Stage(body=Painted)
     found = run("videos=failures", stage=stage)
-    assert ("line", True) in stage.opened
+    assert ("reach-v3", True) in stage.opened
     for r in lines(found.folder):
         assert ("video" in r) == ("figure" in r) == (not r["success"])
     failed = [r for r in lines(found.folder) if not r["success"]]

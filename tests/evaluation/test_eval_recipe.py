@@ -66,6 +66,7 @@ def test_overrides_reach_checkpoints_temperatures_and_settings():
         (["temperatures=[explore]"], "numbers or 'exploration', got 'explore'; did you mean 'exploration'?"),
         (["temperatures=[1, 1.0]"], "a temperature is listed twice"),
         (["temperatures=1"], "`temperatures`"),
+        (["exploration.type=uniforn"], "unknown exploration.type 'uniforn'; did you mean 'uniform'?"),
         (["videos=failure"], "got 'failure'; did you mean 'failures'?"),
         (["videos=[50]"], "videos are numbers of episodes, 0 to 49, got [50]"),
         (["environment.type=robot"], "nobody can say whether a robot's episode succeeded; give --human.type=keys"),

@@ -100,3 +100,21 @@ def valued(source, pipeline_file):
     annotate(source, target, pipeline=pipeline_file())
     add_column(target, "value", lambda n, _: np.linspace(1, 0, n, dtype=np.float32), "float32")
     return target
+
+
+def test_pictures_of_a_dataset_and_no_labels(tmp_path):
+    """A rollout as it was recorded: values, and nothing that says what they should have been."""
+    from helpers import add_column
+    from picture_sets import CAMERA, picture_set
+
+    episodes = [[np.full((32, 48, 3), 5 * i, np.uint8) for i in range(n)] for n in (12, 40)]
+    root = picture_set(tmp_path / "set", episodes).root
+    add_column(root, "value", lambda n, _: np.linspace(1, 0, n, dtype=np.float32), "float32")
+    add_column(root, "intervention", lambda n, _: np.arange(n) > 20, "bool")
+    for camera in (None, CAMERA):
+        trace = trace_of_dataset(root, 1, camera=camera, most=4)
+        assert trace.reference is None and trace.rises == [] and trace.stages == []
+        assert trace.title == "episode 1: success not known" and trace.human.sum() == 19
+        assert [f for f, _ in trace.pictures] == [0, 13, 26, 39]
+        assert [round(float(p.mean())) for _, p in trace.pictures] == pytest.approx([0, 65, 130, 195], abs=6)
+        figure_7(trace)
