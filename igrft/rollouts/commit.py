@@ -11,6 +11,7 @@ What a rename must not outrun is synced to the disk before it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -75,7 +76,10 @@ def publish(files: Files, root: Path, scratch: Path) -> None:
     _move(files, tree, ordered)
     root.parent.mkdir(parents=True, exist_ok=True)
     tree.rename(root)
-    _sync(root.parent)
+    # Its parents may be as new as it is.
+    for folder in root.parents:
+        with contextlib.suppress(PermissionError):
+            _sync(folder)
 
 
 def _rank(name: str) -> tuple[int, str]:
@@ -98,21 +102,24 @@ def _move(files: Files, root: Path, names: Iterable[str]) -> None:
         _sync(folder)
 
 
-def take_back(root: Path, scratch: Path) -> None:
+def take_back(root: Path, scratch: Path) -> DatasetStatistics:
     """Take the last complete episode out of the dataset; with the only one the folder goes.
 
     Args:
         scratch: folder on the same file system, to prepare files in.
+
+    Returns:
+        Statistics of the episodes that stay.
     """
     info = read_json(root / INFO)
     complete = int(info["total_episodes"]) - 1
     if complete < 1:
         root.rename(scratch / "dropped")
         _sync(root.parent)
-        return
+        return DatasetStatistics()
     last = read_json(root / ROLLOUT)["episodes"][complete]
     _replace_json(root / INFO, counted(info, complete, int(info["total_frames"]) - int(last["frames"])), scratch)
-    trim(root, scratch)
+    return trim(root, scratch)
 
 
 def counted(info: dict[str, Any], episodes: int, frames: int) -> dict[str, Any]:
@@ -121,8 +128,8 @@ def counted(info: dict[str, Any], episodes: int, frames: int) -> dict[str, Any]:
     return {**info, **counts, "splits": {"train": f"0:{episodes}"}}
 
 
-def trim(root: Path, scratch: Path) -> bool:
-    """Remove all that lies beyond the complete episodes; True where there was anything."""
+def trim(root: Path, scratch: Path) -> DatasetStatistics:
+    """Remove all that lies beyond the complete episodes; statistics of those that stay."""
     complete = int(read_json(root / INFO)["total_episodes"])
     # Whoever finds an episode by its row must find its files.
     beyond = [p for folder in ("meta/episodes", "data", "videos") for p in _beyond(root / folder, complete)]
@@ -130,16 +137,14 @@ def trim(root: Path, scratch: Path) -> bool:
         path.unlink()
     for folder in dict.fromkeys(p.parent for p in beyond):
         _sync(folder)
-    changed = bool(beyond)
     record = read_json(root / ROLLOUT)
     if len(record["episodes"]) > complete:
         _replace_json(root / ROLLOUT, read_rollout(root).to_json(), scratch)
-        changed = True
-    statistics = DatasetStatistics.read(root).totals()
-    if not (root / STATS).is_file() or read_json(root / STATS) != statistics:
-        _replace_json(root / STATS, statistics, scratch)
-        changed = True
-    return changed
+    statistics = DatasetStatistics.read(root)
+    totals = statistics.totals()
+    if not (root / STATS).is_file() or read_json(root / STATS) != totals:
+        _replace_json(root / STATS, totals, scratch)
+    return statistics
 
 
 def _beyond(folder: Path, complete: int) -> Iterator[Path]:

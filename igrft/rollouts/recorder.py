@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from igrft import columns as c
-from igrft.dataset.files import INFO, read_json
-from igrft.dataset.reader import DatasetReader
+from igrft.dataset.files import INFO, TASKS, read_json, read_strings_by_index
 from igrft.errors import IgrftError, UsageError, did_you_mean
 from igrft.recordings.quiet import first_line, is_disk_full
 from igrft.rollouts import commit
@@ -141,8 +140,8 @@ class Recorder:
             recorder = cls(root, layout, staging, kept)
             if there:
                 recorder._refuse_others()
-                commit.trim(root, staging.folder)
-                recorder._load()
+                recorder._load(commit.trim(root, staging.folder))
+                recorder._facts = list(recorder._committed.record.episodes)
         return recorder
 
     @property
@@ -246,9 +245,12 @@ class Recorder:
             raise UsageError("there is no episode to record again")
         with _told(self.root):
             try:
-                commit.take_back(self.root, self._staging.folder)
+                self._load(commit.take_back(self.root, self._staging.folder))
+            except BaseException:
+                self._recover()
+                raise
             finally:
-                self._load()
+                self._facts = list(self._committed.record.episodes)
 
     def close(self) -> None:
         """Forget the episode in progress, wait for the one being written, and let the dataset go.
@@ -352,7 +354,7 @@ class Recorder:
         after = _Committed(
             commit.counted(before.info, before.episodes + 1, before.frames + episode.frames),
             RolloutRecord(self._settings, [*before.record.episodes, entry]),
-            DatasetStatistics([*before.statistics.episodes, written.statistics]),
+            before.statistics.and_one(written.statistics),
         )
         shared = commit.prepare(folder, after.info, after.record, after.statistics.totals())
         commit.publish({**written.files, **shared}, self.root, folder)
@@ -360,9 +362,9 @@ class Recorder:
 
     def _refuse_others(self) -> None:
         """The dataset at ``root`` must have been recorded as this one will be."""
-        reader = DatasetReader.open(self.root)
+        tasks = read_strings_by_index(self.root / TASKS, "task_index", "task")
         there = {
-            **identity(reader.info, next(iter(reader.tasks), None)),
+            **identity(read_json(self.root / INFO), next(iter(tasks), None)),
             "settings": read_rollout(self.root).settings,
         }
         now = as_json({**self._layout.identity(), "settings": self._settings}, "the features")
@@ -372,23 +374,17 @@ class Recorder:
     def _nothing(self) -> _Committed:
         return _Committed(self._layout.info, RolloutRecord(self._settings, []))
 
-    def _load(self) -> None:
+    def _load(self, statistics: DatasetStatistics) -> None:
         """Know again what is on the disk."""
+        self._committed = self._nothing()
         if commit.exists(self.root):
-            record = read_rollout(self.root)
-            statistics = DatasetStatistics.read(self.root).episodes[: len(record.episodes)]
-            self._committed = _Committed(read_json(self.root / INFO), record, DatasetStatistics(statistics))
-        else:
-            self._committed = self._nothing()
-        self._facts = list(self._committed.record.episodes)
+            self._committed = _Committed(read_json(self.root / INFO), read_rollout(self.root), statistics)
 
     def _recover(self) -> None:
-        """After a failed commit. Where clearing away fails as well, the dataset opens, and the next one does it."""
+        """After a failed change. Where clearing away fails as well, the dataset opens, and the next one does it."""
         with contextlib.suppress(OSError, IgrftError):
-            if commit.exists(self.root):
-                commit.trim(self.root, self._staging.folder)
-        with contextlib.suppress(OSError, IgrftError):
-            self._load()
+            there = commit.exists(self.root)
+            self._load(commit.trim(self.root, self._staging.folder) if there else DatasetStatistics())
 
 
 def _checked_value(name: str, value: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:

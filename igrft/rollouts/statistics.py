@@ -14,12 +14,12 @@ from igrft.dataset.files import read_episodes
 from igrft.dataset.statistics import aggregate, episode_statistics
 
 _PREFIX = "stats/"
-#: By feature and LeRobot's name of the statistic: an array; ``count`` is [1].
+#: By feature and LeRobot's name of the statistic.
 Statistics = dict[str, dict[str, np.ndarray]]
 
 
 def column_statistics(columns: Mapping[str, np.ndarray]) -> Statistics:
-    """Statistics of the columns of one episode, each [T] or [T, n], as LeRobot computes them: [n] each."""
+    """Statistics of the columns of one episode, each [T] or [T, n], by LeRobot's formulas: [n], ``count`` [1]."""
     groups: dict[np.dtype, list[str]] = {}
     for name, values in columns.items():
         groups.setdefault(np.result_type(values.dtype, np.float32), []).append(name)
@@ -35,34 +35,44 @@ def column_statistics(columns: Mapping[str, np.ndarray]) -> Statistics:
     return {name: out[name] for name in columns}
 
 
-@dataclass
+@dataclass(frozen=True)
 class DatasetStatistics:
-    """Statistics of every episode, in order."""
+    """Statistics of every episode, in order.
 
-    episodes: list[Statistics] = field(default_factory=list)
+    Attributes:
+        parts: by feature and statistic, [episodes, ...]; empty where there is no episode.
+    """
+
+    parts: Statistics = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> DatasetStatistics:
         """Those in the episodes' table of the dataset at ``root``."""
-        table = read_episodes(root, statistics=True)
-        return cls([_of_row(table, row) for row in range(table.num_rows)])
+        table = read_episodes(root, statistics=True).combine_chunks()
+        parts: Statistics = {}
+        for name in table.column_names:
+            if name.startswith(_PREFIX):
+                feature, _, statistic = name.removeprefix(_PREFIX).rpartition("/")
+                parts.setdefault(feature, {})[statistic] = np.array(table.column(name).to_pylist())
+        return cls(parts)
+
+    def and_one(self, episode: Statistics) -> DatasetStatistics:
+        """With another episode's at the end."""
+        new = {feature: {s: v[None] for s, v in found.items()} for feature, found in episode.items()}
+        if not self.parts:
+            return DatasetStatistics(new)
+        joined = {
+            feature: {s: np.concatenate([held, new[feature][s]]) for s, held in found.items()}
+            for feature, found in self.parts.items()
+        }
+        return DatasetStatistics(joined)
 
     def totals(self) -> dict[str, Any]:
         """What ``meta/stats.json`` holds, by LeRobot's formulas, as nested lists."""
-        out: dict[str, Any] = {}
-        for feature, first in (self.episodes[0] if self.episodes else {}).items():
-            parts = {name: np.stack([e[feature][name] for e in self.episodes]) for name in first}
-            out[feature] = {name: value.tolist() for name, value in aggregate(parts).items()}
-        return out
-
-
-def _of_row(table: pa.Table, row: int) -> Statistics:
-    out: Statistics = {}
-    for name in table.column_names:
-        if name.startswith(_PREFIX):
-            feature, _, statistic = name.removeprefix(_PREFIX).rpartition("/")
-            out.setdefault(feature, {})[statistic] = np.array(table.column(name)[row].as_py())
-    return out
+        return {
+            feature: {statistic: value.tolist() for statistic, value in aggregate(parts).items()}
+            for feature, parts in self.parts.items()
+        }
 
 
 def as_row(statistics: Statistics) -> dict[str, pa.Array]:

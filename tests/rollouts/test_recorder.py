@@ -268,11 +268,18 @@ def test_what_cannot_be_recorded_is_said_at_once(tmp_path: Path, change: dict, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_that_the_encoder_refuses_are_said_at_once(tmp_path: Path) -> None:
-    odd = features(True) | {CAMERAS[0]: {"dtype": "video", "shape": (47, 63, 3), "names": None}}
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"features": features(True) | {CAMERAS[0]: {"dtype": "video", "shape": (47, 63, 3), "names": None}}},
+        {"features": features(True), "encoder": {"vcodec": "h264", "preset": "warp"}},
+    ],
+)
+def test_pictures_that_the_encoder_refuses_are_said_at_once(tmp_path: Path, changed: dict) -> None:
     with pytest.raises(IgrftError, match=f"{CAMERAS[0]} could not be encoded") as error:
-        open_recorder(tmp_path / "r", features=odd)
+        open_recorder(tmp_path / "r", **changed)
     assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_encoder(tmp_path: Path) -> None:
