@@ -37,6 +37,10 @@ class Stopped(Exception):
     """The human said stop."""
 
 
+class Again(Exception):
+    """The human takes back the episode before this one: it is to be run again."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One episode.
@@ -124,6 +128,7 @@ class Bench:
 
         Raises:
             Stopped: the human said so; the episode does not count.
+            Again: likewise, of the one before.
             UsageError, IgrftError: policy and environment do not fit, or one of them failed.
         """
         one = self.contenders[job.contender]
@@ -250,6 +255,8 @@ class Bench:
                     raise Stopped
                 if event is Event.READY:
                     return
+                if event is Event.AGAIN:
+                    raise Again
             time.sleep(_LOOK)
 
     # What is kept open.

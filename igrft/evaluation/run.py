@@ -13,7 +13,7 @@ from typing import Any
 
 from igrft.dataset.parquet import write_json, write_text
 from igrft.errors import IgrftError, UsageError, did_you_mean
-from igrft.evaluation.bench import Bench, Job, Stopped, keeps_video, noise_rule, wants_any_video
+from igrft.evaluation.bench import Again, Bench, Job, Stopped, keeps_video, noise_rule, wants_any_video
 from igrft.evaluation.contenders import Contender, find_contenders
 from igrft.evaluation.recipe import SERVER, EvalRecipe, check_recipe
 from igrft.evaluation.store import SUMMARY, ResultStore
@@ -210,10 +210,16 @@ def _progress(episodes: int, show: bool) -> Iterator[Callable[[], Any]]:
 
 def _in_turn(bench: Bench, jobs: Sequence[Job]) -> Generator[dict[str, Any]]:
     """Episodes one after the other in this process."""
+    at = 0
     try:
-        for job in jobs:
+        while at < len(jobs):
+            job = jobs[at]
             try:
                 yield bench.run(job)
+                at += 1
+            except Again:
+                # Its next result takes the place of the one before.
+                at = max(0, at - 1)
             except (UsageError, Stopped, OSError):
                 raise
             except Exception as error:

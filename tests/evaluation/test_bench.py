@@ -272,6 +272,16 @@ def test_on_a_robot_success_is_what_the_key_says(run):
     assert any("nobody said whether it succeeded" in notice for notice in found.summary.notices)
 
 
+def test_in_the_reset_phase_the_last_episode_can_be_taken_back(run):
+    """The wrong key was pressed: what it said is replaced."""
+    presses = [Event.AGAIN, Event.READY, Event.FAILURE, Event.AGAIN, Event.READY, Event.SUCCESS]
+    human = Keys([*presses, Event.READY, Event.SUCCESS])
+    overrides = ["environment.type=robot", "human.type=keys", "episodes=2"]
+    found = run(*overrides, stage=Stage(body=Robot, human=lambda body: human))
+    assert [(r["number"], r["success"]) for r in lines(found.folder)] == [(0, False), (0, True), (1, True)]
+    assert found.summary.rows[0].successes == found.summary.rows[0].n == 2 and found.ran == 2
+
+
 def test_a_human_who_stops_keeps_what_is_done(run):
     class Stopping(Helper):
         def __init__(self):
