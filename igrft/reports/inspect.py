@@ -13,7 +13,7 @@ from igrft import columns as c
 from igrft.dataset.labels import open_dataset
 from igrft.dataset.reader import DatasetReader
 from igrft.reports.rollouts.record import read_rollouts
-from igrft.reports.rollouts.section import human_share, is_rolled_out, reasons
+from igrft.reports.rollouts.section import counted, human_share, is_rolled_out, reasons
 from igrft.reports.summary import EpisodeSummary, left_out_reasons, summarise
 from igrft.reports.text import WIDTH, aligned, cut, duration, number, percent, plural, wrapped
 
@@ -95,12 +95,13 @@ def _rollouts(dataset: DatasetReader, rows: Sequence[EpisodeSummary]) -> dict[st
     rollouts = read_rollouts(dataset)
     if not is_rolled_out(dataset, rows, rollouts):
         return None
-    known = [r for r in rows if r.success is not None]
+    used = counted(rows)
     return {
-        "takeovers": sum(len(r.takeovers or ()) for r in rows),
-        "episodes_with_takeovers": sum(bool(r.takeovers) for r in rows),
+        "episodes": len(used),
+        "takeovers": sum(len(r.takeovers or ()) for r in used),
+        "episodes_with_takeovers": sum(bool(r.takeovers) for r in used),
         "human_share": human_share(rows),
-        "successes_without_help": sum(bool(r.success) and not r.takeovers for r in known),
+        "successes_without_help": sum(bool(r.success) and not r.takeovers for r in used),
         "reasons": [one.to_json() for one in reasons(rows)],
         "settings": rollouts.settings,
         "note": rollouts.note or None,
@@ -166,7 +167,7 @@ def _human(totals: dict[str, Any]) -> list[str]:
     drove = "" if share is None else f"; a human drove {percent(share)} of the frames"
     lines = [
         f"{'takeovers':<12}{held['takeovers']:,} in {held['episodes_with_takeovers']} of "
-        f"{plural(totals['episodes'], 'episode')}{drove}"
+        f"{plural(held['episodes'], 'episode')}{drove}"
     ]
     if held["reasons"]:
         said = [

@@ -55,7 +55,7 @@ def tiles(
     if shares:
         out.append((percent(float(np.mean(shares))), "of an episode is interaction, on average"))
     if human is not None:
-        takeovers = sum(len(s.takeovers or ()) for s in summaries)
+        takeovers = sum(len(s.takeovers or ()) for s in summaries if s.set_aside is None)
         out.append((f"{takeovers:,}", "takeover" if takeovers == 1 else "takeovers"))
         out.append((percent(human), "of the frames driven by a human"))
     if aside:

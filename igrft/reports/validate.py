@@ -20,6 +20,7 @@ from igrft.reports.checks.labels import check_labels
 from igrft.reports.checks.metadata import check_metadata
 from igrft.reports.checks.part import Part
 from igrft.reports.checks.pictures import check_pictures
+from igrft.reports.checks.rollouts import check_rollouts
 from igrft.reports.checks.schema import check_files, row_columns
 from igrft.reports.checks.statistics import StatisticsCheck
 from igrft.reports.checks.subtasks import check_subtasks
@@ -100,6 +101,7 @@ def validate(dataset: DatasetReader | Path | str, *, videos: bool = True, progre
     context = Context(dataset, dataset.igrft or {}, set_aside_reasons(dataset))
     usable = check_metadata(context)
     if usable:
+        check_rollouts(context)
         _check_rows(context, progress)
         _check_pictures(context, videos, progress)
     findings = sorted(context.findings, key=lambda f: f.level != "error")

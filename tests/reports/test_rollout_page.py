@@ -14,7 +14,7 @@ from damage import edit_json
 from helpers import add_column
 from labelled_set import EPISODES
 from pages import check
-from rollout_lines import MONITOR, PLANS, Plan, make_rollouts
+from rollout_lines import CAMERA, MONITOR, PLANS, Plan, make_rollouts
 
 from igrft import columns as c
 from igrft.cli.main import run as igrft
@@ -27,6 +27,7 @@ from igrft.reports.rollouts.record import takeovers_of
 from igrft.reports.rollouts.replay import Replay, Takeover
 from igrft.reports.rollouts.settings import replay_settings
 from igrft.reports.summary import summarise
+from igrft.reports.validate import validate
 from igrft.rollouts.episode import ASKED, STAGNATION
 from igrft.rollouts.facts import ROLLOUT, read_rollout
 from igrft.rollouts.settings import MonitorSettings
@@ -241,3 +242,49 @@ def test_who_is_escaped(rolled: Path, tmp_path: Path) -> None:
     edit_json(rolled / ROLLOUT, lambda r: r["episodes"][1]["takeovers"][0].update(by=nasty, why=nasty))
     text, _ = check(report(rolled, tmp_path / "out"))
     assert "<b>&" not in text
+
+
+def test_an_episode_set_aside_counts_in_nothing(rolled: Path, tmp_path: Path) -> None:
+    """Labelled with the real pipeline, and one subtask file's entry too short."""
+    lengths = {0: 60, 1: 50, 2: 60, 3: 120}
+    entries = {
+        str(i): {"success": i != 3, "subtasks": [{"name": "walk", "start": 0, "end": n, "done": i != 3}]}
+        for i, n in lengths.items()
+    }
+    (tmp_path / "subtasks.json").write_text(json.dumps({"episodes": entries}))
+    (tmp_path / "pipeline.yaml").write_text(
+        "steps:\n  - {type: subtasks, source: file, path: subtasks.json}\n  - {type: rewards}\n  - {type: returns}\n"
+    )
+    target = tmp_path / "labelled"
+    assert igrft(["annotate", str(rolled), str(target), "--pipeline", str(tmp_path / "pipeline.yaml"), "-q"]) == 1
+    assert {f.check for f in validate(target).findings} == {"set aside"}
+    held = inspect(target).totals["rollouts"]
+    assert (held["episodes"], held["takeovers"], held["human_share"]) == (3, 1, pytest.approx(20 / 240))
+    assert [r["why"] for r in held["reasons"]] == [ASKED]
+    text, _ = check(report(target, tmp_path / "out"))
+    assert "1 episode without a value, or set aside, left out" in text
+    assert "1, in 1 of 3 episodes" in text and "interaction, sigma_base 1.5" in text
+
+
+def test_values_of_another_critic_take_the_place_of_those_recorded(rolled: Path, tmp_path: Path) -> None:
+    from value_runs import tiny_checkpoint
+
+    checkpoint = tiny_checkpoint(tmp_path / "run", open_dataset(rolled), cameras=(CAMERA,))
+    labelled = tmp_path / "labelled"
+    assert igrft(["annotate", str(rolled), str(labelled), "-q"]) == 0
+    valued, option = tmp_path / "valued", f"--steps.values.checkpoint={checkpoint}"
+    assert igrft(["annotate", str(labelled), str(valued), "--pipeline", "values", option, "--workers", "1", "-q"]) == 0
+    assert [f.message for f in validate(valued).findings] == []
+    before, after = (load_labels(root, [c.VALUE])[c.VALUE] for root in (rolled, valued))
+    assert not np.array_equal(before, after)
+    text, _ = check(report(valued, tmp_path / "out"))
+    assert "The values are those of the step &#39;values&#39;" in text
+    assert "helper: the human asked" in text
+
+
+def test_a_record_that_cannot_be_used_is_a_warning(rolled: Path) -> None:
+    assert validate(rolled, videos=False).findings == []
+    edit_json(rolled / ROLLOUT, lambda r: r["episodes"].pop())
+    found = validate(rolled, videos=False)
+    assert found.ok and [f.check for f in found.findings] == ["rollouts"]
+    assert "describes 3 of 4 episodes" in found.findings[0].message

@@ -14,7 +14,7 @@ from igrft.reports import palette
 from igrft.reports.rollouts.measure import Grid, Measured, measure, measure_grid
 from igrft.reports.rollouts.replay import Replay, Takeover, Track
 from igrft.reports.rollouts.settings import ReplaySettings
-from igrft.reports.summary import EpisodeSummary
+from igrft.reports.summary import EpisodeSummary, pipeline_step
 from igrft.reports.text import percent, plural
 from igrft.rollouts.episode import STAGNATION
 from igrft.rollouts.stagnation import StagnationMonitor
@@ -88,7 +88,7 @@ def monitor_section(
         [f"{m:g}" for m in grid.margins],
         _rows(grid, settings),
         _hint(grid, found),
-        _notes(tracks, replay.every, len(summaries)),
+        _notes(dataset, tracks, replay.every, len(summaries)),
     )
 
 
@@ -181,11 +181,13 @@ def _hint(grid: Grid, found: Measured) -> str:
     return f"--rollout.monitor.window={best[0]:g} --rollout.monitor.margin={best[1]:g}"
 
 
-def _notes(tracks: Sequence[Track], every: int, episodes: int) -> list[str]:
+def _notes(dataset: DatasetReader, tracks: Sequence[Track], every: int, episodes: int) -> list[str]:
     out = []
     called = sum(bool(t.called) for track in tracks for t in track.takeovers)
     total = sum(len(track.takeovers) for track in tracks)
-    if called:
+    if total and pipeline_step(dataset.igrft or {}, "values") is not None:
+        out.append("The values are those of the step 'values', not what the critic said while this was recorded.")
+    elif called:
         out.append(
             f"{called} of {plural(total, 'takeover')} came because the monitor called while this was recorded: with "
             "the settings of the recording they are announced by construction. Failures, and takeovers that the human "

@@ -60,10 +60,15 @@ class Reason:
         return dict(self.__dict__)
 
 
+def counted(summaries: Sequence[EpisodeSummary]) -> list[EpisodeSummary]:
+    """Those that count: an episode set aside is in no statistic."""
+    return [s for s in summaries if s.set_aside is None]
+
+
 def reasons(summaries: Sequence[EpisodeSummary]) -> list[Reason]:
     """Takeovers by who and why, the commonest first."""
     held: dict[tuple[str | None, str | None], list[tuple[EpisodeSummary, int]]] = {}
-    for s in summaries:
+    for s in counted(summaries):
         for t in s.takeovers or ():
             held.setdefault((t["by"], t["why"]), []).append((s, t["end"] - t["start"]))
     found = []
@@ -76,7 +81,7 @@ def reasons(summaries: Sequence[EpisodeSummary]) -> list[Reason]:
 
 def human_share(summaries: Sequence[EpisodeSummary]) -> float | None:
     """Share of all frames that a human drove; None where the dataset does not say."""
-    known = [s for s in summaries if s.human_share is not None]
+    known = [s for s in counted(summaries) if s.human_share is not None]
     frames = sum(s.frames for s in known)
     return sum((s.human_share or 0.0) * s.frames for s in known) / frames if frames else None
 
@@ -92,7 +97,7 @@ def rollout_section(
     """The section, or None where nothing was rolled out."""
     if not is_rolled_out(dataset, summaries, rollouts):
         return None
-    facts = _outcome(summaries)
+    facts = _outcome(counted(summaries))
     settings = rollouts.settings or {}
     facts += _policy(settings)
     warnings = [rollouts.note] if rollouts.note else []
@@ -188,7 +193,7 @@ def _noise(dataset: DatasetReader) -> tuple[float, float] | None:
 
 def share_chart(summaries: Sequence[EpisodeSummary]) -> str:
     """A bar an episode, in the order of recording: the share of it that a human drove."""
-    held = [s for s in summaries if s.human_share is not None]
+    held = [s for s in counted(summaries) if s.human_share is not None]
     if not any(s.human_share for s in held):
         return ""
     axes = Axes((0.0, float(len(held))), (0.0, 100.0), label="episode, as recorded", name="% driven by a human")

@@ -52,6 +52,7 @@ def lines(
     level: tuple[float, str] | None = None,
     unit: str = "",
     smooth: bool = True,
+    marks: Sequence[float] = (),
 ) -> Chart | None:
     """Lines over training steps, or None where none has a value.
 
@@ -60,6 +61,7 @@ def lines(
         log: a logarithmic axis; None takes one where positive values span more than a factor of 30.
         level: (value, name) of a dashed line across.
         smooth: draw long lines faint, with their moving average over them.
+        marks: steps with a dashed line upwards.
     """
     wanted, held = len(held), [line for line in held if np.isfinite(line.values).any()]
     if not held:
@@ -75,6 +77,8 @@ def lines(
     axes = Axes((first, last), (bottom, top), label="step", name=unit, log_y=log)
     if level is not None:
         axes.level(level[0], note=level[1])
+    for mark in marks:
+        axes.mark(mark)
     for line in held:
         _draw(axes, line, smooth)
     key = [(line.colour, line.name) for line in held] if wanted > 1 else []

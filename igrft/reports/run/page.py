@@ -10,7 +10,7 @@ from igrft.dataset.parquet import write_text
 from igrft.reports.render import page_path, render
 from igrft.reports.run.diagnosis import TOTAL, Diagnosis
 from igrft.reports.run.findings import find
-from igrft.reports.run.read import Run, read_run
+from igrft.reports.run.read import Run, is_rounds, read_run
 from igrft.reports.run.sections import sections
 from igrft.reports.text import percent, plural
 
@@ -20,7 +20,7 @@ _SHOWN = ("rewards", "objective", "advantage", "critic", "exploration", "optimiz
 
 
 def report_run(run: Path | str, output: Path | str | None = None) -> Path:
-    """Write the page and return its path.
+    """Write the page and return its path. A run made of rounds has a page over all of them, and one a round.
 
     Args:
         run: the folder of a training run, finished or not.
@@ -31,13 +31,22 @@ def report_run(run: Path | str, output: Path | str | None = None) -> Path:
         UsageError: the folder is no run. IgrftError: its recipe cannot be read.
     """
     root = Path(run)
-    read = read_run(root)
-    d = Diagnosis(read)
-    found, fine = find(d)
+    if is_rounds(root):
+        from igrft.reports.rounds.page import report_rounds
+
+        return report_rounds(root, output)
     path = page_path(root / "report" if output is None else Path(output))
-    page = render(
+    write_text(path, render_run(Diagnosis(read_run(root)), root.resolve().name))
+    return path
+
+
+def render_run(d: Diagnosis, name: str) -> str:
+    """The page of a run, by the name that it shall have on it."""
+    read = d.run
+    found, fine = find(d)
+    return render(
         TEMPLATE,
-        name=root.resolve().name,
+        name=name,
         state=_state(read),
         tiles=_tiles(d),
         findings=found,
@@ -47,8 +56,6 @@ def report_run(run: Path | str, output: Path | str | None = None) -> Path:
         settings=_settings(read),
         sections=sections(d),
     )
-    write_text(path, page)
-    return path
 
 
 def _state(run: Run) -> str:
@@ -108,13 +115,14 @@ def _settings(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     for group in _SHOWN:
         held = run.setting(group)
         if isinstance(held, Mapping):
-            out.append((group, [(str(k), _plain(v)) for k, v in held.items() if v is not None]))
+            out.append((group, [(str(k), plain(v)) for k, v in held.items() if v is not None]))
     return out
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A setting in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(_plain(v) for v in value)
+        return ", ".join(plain(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

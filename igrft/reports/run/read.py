@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,10 @@ from igrft.reports.text import plural
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
+#: Of a run made of rounds: a line a finished round, and the folders of their updates and rollouts.
+ROUNDS = "rounds.jsonl"
+ROUND = r"round_(\d+)"
+_ROLLOUTS = r"rollout_.+_\d+"
 SAMPLES = "diagnosis/samples"
 HELDOUT = "diagnosis/heldout"
 #: Samples kept in memory, about 70 bytes each; of more, every n-th is read.
@@ -127,8 +132,25 @@ class Run:
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` is the folder of a training run (it has a recipe and metrics, and is no dataset)."""
-    return (path / RECIPE).is_file() and (path / METRICS).is_file()
+    """Whether ``path`` is the folder of a training run (it has a recipe and metrics, and is no dataset).
+
+    One made of rounds is a run from its first rollout on, before it has metrics.
+    """
+    return ((path / RECIPE).is_file() and (path / METRICS).is_file()) or is_rounds(path)
+
+
+def is_rounds(path: Path) -> bool:
+    """Whether ``path`` is the folder of a run made of rounds: of rollouts and updates in turn."""
+    if not (path / RECIPE).is_file():
+        return False
+    if (path / ROUNDS).is_file():
+        return True
+    folders = [p for p in path.iterdir() if p.is_dir()]
+    if any(re.fullmatch(ROUND, p.name) and (p / RECIPE).is_file() for p in folders):
+        return True
+    # A run that trained something itself may have rollouts of its policy beside it.
+    trained = (path / METRICS).is_file()
+    return not trained and any(re.fullmatch(_ROLLOUTS, p.name) and (p / INFO).is_file() for p in folders)
 
 
 def refuse_neither(path: Path) -> None:
@@ -168,6 +190,8 @@ def read_run(root: Path) -> Run:
     refuse_neither(root)
     if not is_run(root):
         raise UsageError(f"{root} is no training run: it has no {RECIPE} and {METRICS}")
+    if not (root / METRICS).is_file():
+        raise IgrftError(f"{root} has no {METRICS}: no round is finished yet; wait for the first")
     notes: list[str] = []
     recipe = _recipe(root / RECIPE)
     metrics = read_metrics(root / METRICS)
