@@ -31,10 +31,12 @@ def demonstrations(out: Path, task: str, episodes: int) -> Path:
     """Recorded and labelled; the labelled dataset."""
     from igrft.pipeline.run import annotate
     from igrft.recordings.convert import convert
+    from igrft.simulation.record import SimulationOptions
 
     recorded, labelled = out / task / "demonstrations", out / task / "demonstrations_labelled"
     if not recorded.exists():
-        convert(f"metaworld:{task}", recorded, episodes=episodes, seed=0, progress=False)
+        options = SimulationOptions(episodes=episodes, seed=0)
+        convert(f"metaworld:{task}", recorded, simulation=options, progress=False)
     annotate(recorded, labelled, pipeline=PIPELINE, overrides=[f"steps.subtasks.task={task_file(task)}"])
     return labelled
 
@@ -42,7 +44,7 @@ def demonstrations(out: Path, task: str, episodes: int) -> Path:
 def task_file(task: str) -> str:
     from igrft.resources import find
 
-    return str(find("pipelines/tasks", f"metaworld-{task}"))
+    return str(find("pipelines", f"tasks/metaworld-{task}"))
 
 
 def train_cell(out: Path, task: str, seed: int, more: list[str]) -> None:

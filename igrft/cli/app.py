@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from igrft.cli import evaluation, rollouts, serving, simulation
+from igrft.cli import demo, evaluation, rollouts, serving, simulation
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 
@@ -308,3 +308,4 @@ def _numbers(text: str) -> list[int]:
 rollouts.register(app)
 evaluation.register(app)
 serving.register(app)
+demo.register(app)

@@ -120,6 +120,10 @@ class Clock(Protocol):
 
     def wait(self) -> None: ...
 
+    def skip(self) -> None:
+        """A pause that was meant is over."""
+        ...
+
 
 def run_episode(
     body: Embodiment,
@@ -236,6 +240,12 @@ class _Run:
             self.engine.pause()
         self.phase = Phase.HUMAN
         self.human.take_over(observation, self.previous)
+        if not self.human.scripted:
+            # That took seconds, in which the robot may have been brought to the leader arm.
+            self._catch_up()
+            observation.update(self.body.observe())
+            if self.clock is not None:
+                self.clock.skip()
         at = self.result.steps
         self.result.takeovers.append(Takeover(at, at, self.human.name, why))
 
@@ -298,8 +308,18 @@ class _Run:
             self.help_until = time.monotonic() + self.help_seconds
 
     def _hold(self) -> None:
-        if self.previous is not None:
+        """Stay where it is. A robot knows best how: wheels must not go on."""
+        if hasattr(self.body, "hold"):
+            self.body.hold()
+            self._catch_up()
+        elif self.previous is not None:
             self.body.act(self.previous)
+
+    def _catch_up(self) -> None:
+        """Limits count from what the robot was really sent last, whoever sent it."""
+        sent = getattr(self.body, "last_sent", None)
+        if sent is not None:
+            self.previous = np.asarray(sent, dtype=np.float32)
 
     def _do(self, observation: Observation, decision: Decision, wanted: np.ndarray) -> None:
         action, cut = np.asarray(wanted, dtype=np.float32), False

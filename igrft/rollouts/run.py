@@ -100,7 +100,7 @@ def rollout(
         notices = _fit(source, body, settings)
         for line in notices:
             say(f"warning: {line}")
-        human = make_human(settings.human, body)
+        human = make_human(settings.human, body, safety=settings.safety)
         if human is not None:
             stack.callback(human.close)
         default_steps = getattr(source, "n_action_steps", source.chunk_size)

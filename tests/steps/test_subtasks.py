@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -309,3 +310,21 @@ def test_the_subtasks_of_a_task_file_are_fitted_in_order(source, pipeline_file, 
 def test_any_true_over_files_and_episodes(source):
     add_column(source, "is_success", lambda n, e: np.arange(n) == n // 2 if e in (1, 5) else np.zeros(n, bool), "bool")
     assert DatasetReader.open(source).any_true("is_success").tolist() == [False, True, False, False, False, True]
+
+
+def test_where_a_hand_is_does_not_say_whether_it_is_closed():
+    names = ["hand_x", "hand_y", "hand_z", "gripper_opening", "left_hand.qx", "left_hand"]
+    values = np.random.default_rng(0).normal(size=(20, 6))
+    assert gripper_dimensions(names, values).tolist() == [False, False, False, True, False, True]
+
+
+def test_short_subtasks_of_quick_motions_are_found():
+    # 80 frames a second, four subtasks in 1.5 s: reach, stand, rise, lower.
+    height = np.concatenate([np.zeros(40), np.linspace(0, 1, 40), np.linspace(1, 0.2, 40)])
+    signals = ProprioSignals(
+        np.stack([height, np.r_[np.linspace(0, 1, 40), np.ones(80)]], 1), np.zeros((120, 1)), np.zeros(0, int)
+    )
+    found = find_boundaries(signals, 80.0, 2, penalty=0.5, shortest=0.15, snap=0.1)
+    assert all(b - a >= 12 for a, b in itertools.pairwise([0, *found, 120]))
+    with pytest.raises(EpisodeError, match="too few for 4 subtasks of at least 0.5 s"):
+        find_boundaries(signals, 80.0, 3, penalty=0.5, shortest=0.5, snap=0.1)

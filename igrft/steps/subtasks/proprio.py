@@ -7,6 +7,7 @@ closes, and the arm's motion changes its character. Both go into one signal whos
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,13 @@ from igrft.errors import EpisodeError, IgrftError
 _GRIPPER_WORDS = ("gripper", "grip", "finger", "thumb", "pinky", "hand", "jaw", "claw")
 #: Joints that only sound like a gripper.
 _NOT_GRIPPER = ("wrist", "shoulder", "elbow")
+#: Where a hand is or how it is turned says nothing of whether it is closed.
+_POSE = re.compile(r"[._ ](x|y|z|rx|ry|rz|qx|qy|qz|qw|roll|pitch|yaw)$")
 #: Samples at which change points are looked for: the search is quadratic in them.
 _MOST_SAMPLES = 1200
 _SAMPLES_A_SECOND = 10.0
+#: Samples that the shortest subtask takes at least.
+_LEAST_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def gripper_dimensions(names: list[str], values: np.ndarray) -> np.ndarray:
     if len(names) == width:
         for i, name in enumerate(names):
             low = name.lower()
-            found[i] = any(w in low for w in _GRIPPER_WORDS) and not any(w in low for w in _NOT_GRIPPER)
+            named = any(w in low for w in _GRIPPER_WORDS) and not any(w in low for w in _NOT_GRIPPER)
+            found[i] = named and not _POSE.search(low)
     if not found.any():
         found = np.array([0 < len(np.unique(values[:, i])) - 1 <= 1 for i in range(width)])
     return found
@@ -113,7 +119,8 @@ def find_boundaries(
     import ruptures
 
     length = len(signals.motion)
-    stride = max(1, round(fps / _SAMPLES_A_SECOND), -(-length // _MOST_SAMPLES))
+    rate = max(_SAMPLES_A_SECOND, _LEAST_SAMPLES / shortest)
+    stride = max(1, round(fps / rate), -(-length // _MOST_SAMPLES))
     least = max(1, round(shortest * fps / stride))
     signal = _decimate(np.concatenate([signals.motion, 2.0 * _z_score(signals.gripper)], axis=1), stride)
     # A constant dimension says nothing and must not count in the penalty.
