@@ -127,6 +127,7 @@ class _Stretch:
             at = at[np.isfinite(values[at])]
         self.start = start
         self.steps, self.values = at + start, values[at]
+        self._kept: tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def firings(self, monitor: StagnationMonitor) -> list[int]:
         n = len(self.steps)
@@ -158,15 +159,22 @@ class _Stretch:
 
     def _full_windows(self, monitor: StagnationMonitor) -> np.ndarray:
         """Where it would fire with nothing but its window behind it; int64, rising."""
-        v = self.values
-        begins = np.searchsorted(self.steps, self.steps - monitor.window, side="right") - 1
-        at = np.flatnonzero(begins >= 0)
-        begins = begins[at]
-        before, now = v[begins], v[at]
+        if self._kept is None or self._kept[0] != monitor.window:
+            # A grid asks for several margins of one window in turn.
+            self._kept = (monitor.window, *self._windows(monitor.window))
+        _, at, before, now, climbed = self._kept
         fires = (before > monitor.margin) & (before - now < monitor.margin)
         if monitor.rise is not None:
-            fires |= now - self._least(begins, at) >= monitor.rise
+            fires |= climbed >= monitor.rise
         return at[fires]
+
+    def _windows(self, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Where a whole window lies behind, the values at its start and at its end, and the end above its least."""
+        begins = np.searchsorted(self.steps, self.steps - window, side="right") - 1
+        at = np.flatnonzero(begins >= 0)
+        begins = begins[at]
+        now = self.values[at]
+        return at, self.values[begins], now, now - self._least(begins, at)
 
     def _least(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """The least of ``values[first..last]``, both inclusive."""
