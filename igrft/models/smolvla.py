@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -25,49 +24,11 @@ from igrft.errors import UsageError
 from igrft.models.guidance import Guidance, integrate
 from igrft.models.precision import without_autocast
 from igrft.models.protocol import Batch, Features, Prefix, TextTargets
+from igrft.models.smolvla_caches import Roomy, SmolVLACache, copied, suffix_mask, suffix_positions
 from igrft.models.text import TargetWriter, make_writer
 from igrft.models.text_loss import next_token_loss
 from igrft.models.vision_language import VisionLanguageActor
 from igrft.training.recipe import TextSettings
-
-
-@dataclass
-class SmolVLACache:
-    """What the action expert reads of a prefix.
-
-    Attributes:
-        keys, values: a layer each, [B, K, N, D]; keys with their positions in them.
-        mask: bool [B, N].
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    mask: Tensor
-
-
-class Roomy:
-    """Stands where a cache stands: the prefix's keys and values are read, the chunk's own written behind them.
-
-    LeRobot's inference puts both together anew in every layer and step.
-
-    Args:
-        keys, values: a layer each, [B, K, N, D].
-        room: places behind them.
-    """
-
-    def __init__(self, keys: list[Tensor], values: list[Tensor], room: int) -> None:
-        self.layers = [SimpleNamespace(keys=k, values=v) for k, v in zip(keys, values, strict=True)]
-        self._room = room
-        self._whole: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        length = self.layers[layer_idx].keys.shape[2]
-        if layer_idx not in self._whole:
-            seen = self.layers[layer_idx]
-            self._whole[layer_idx] = (_roomy(seen.keys, self._room), _roomy(seen.values, self._room))
-        for whole, own in zip(self._whole[layer_idx], (key, value), strict=True):
-            whole[:, :, length:] = own
-        return self._whole[layer_idx]
 
 
 @dataclass
@@ -149,9 +110,9 @@ class SmolVLAActor(VisionLanguageActor):
         noisy = (at * noise + (1 - at) * target).flatten(0, 1)
         embedded, real, breaks = model.embed_suffix(noisy, time.flatten())
         out, _ = self._both.forward(
-            attention_mask=_suffix_mask(cache.mask, make_att_2d_masks(real[:1], breaks[:1])[0], draws),
-            position_ids=_suffix_positions(cache.mask, draws, chunk),
-            past_key_values=_copy(cache, insulated),
+            attention_mask=suffix_mask(cache.mask, make_att_2d_masks(real[:1], breaks[:1])[0], draws),
+            position_ids=suffix_positions(cache.mask, draws, chunk),
+            past_key_values=copied(cache, insulated),
             inputs_embeds=[None, embedded.unflatten(0, noise.shape[:2]).flatten(1, 2)],
             use_cache=True,
         )
@@ -167,8 +128,8 @@ class SmolVLAActor(VisionLanguageActor):
         cache: SmolVLACache = prefix.cache
         model, chunk = self.policy.model, noise.shape[1]
         _, real, breaks = model.embed_suffix(noise[:1], noise.new_ones(1))
-        mask = _suffix_mask(cache.mask, make_att_2d_masks(real, breaks)[0], 1)
-        positions = _suffix_positions(cache.mask, 1, chunk)
+        mask = suffix_mask(cache.mask, make_att_2d_masks(real, breaks)[0], 1)
+        positions = suffix_positions(cache.mask, 1, chunk)
         roomy = Roomy(cache.keys, cache.values, chunk)
 
         def flow(x: Tensor, time: Tensor) -> Tensor:
@@ -311,38 +272,6 @@ def _refuse_gaps(both: Any) -> None:
                 f"to itself in layer {i}; set policy.num_expert_layers=-1, or policy.attention_mode=cross_attn with "
                 "policy.self_attn_every_n_layers=-1"
             )
-
-
-def _roomy(x: Tensor, places: int) -> Tensor:
-    """[B, K, N, D] to [B, K, N + places, D]."""
-    return nn.functional.pad(x, (0, 0, 0, places))
-
-
-def _copy(cache: SmolVLACache, detached: bool) -> DynamicCache:
-    """A cache of its own for one pass of the expert, which adds to it; ``detached`` stops gradients there."""
-    pairs = zip(cache.keys, cache.values, strict=True)
-    return DynamicCache([(k.detach(), v.detach()) if detached else (k, v) for k, v in pairs])
-
-
-def _suffix_mask(prefix: Tensor, chunk: Tensor, draws: int) -> Tensor:
-    """What the S chunks of an observation attend to: its prefix, and each its own tokens.
-
-    Args:
-        prefix: bool [B, N], real tokens. ``chunk``: bool [C, C], within a chunk.
-
-    Returns:
-        bool [B, S·C, N + S·C].
-    """
-    own = torch.eye(draws, dtype=torch.bool, device=chunk.device)[:, None, :, None] & chunk[None, :, None]
-    own = own.flatten(2).flatten(0, 1)
-    rows = own.shape[0]
-    return torch.cat([prefix[:, None].expand(-1, rows, -1), own.expand(prefix.shape[0], -1, -1)], dim=2)
-
-
-def _suffix_positions(prefix: Tensor, draws: int, chunk: int) -> Tensor:
-    """int64 [B, S·C]: each chunk is counted on from the last real token of the prefix."""
-    steps = torch.arange(chunk, device=prefix.device).repeat(draws)
-    return prefix.sum(dim=1, keepdim=True) + steps
 
 
 def _last(states: Tensor, mask: Tensor) -> Tensor:
