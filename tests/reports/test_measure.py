@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igrft.reports.rollouts.measure import Measured, measure, measure_grid, measure_settings
@@ -81,6 +81,7 @@ track_ = st.builds(
 tracks_ = st.lists(st.one_of(track_, st.builds(Track, st.just(V), st.just(()), st.booleans())), max_size=8)
 
 
+@settings(deadline=None)
 @given(tracks_, st.randoms(use_true_random=False), st.integers(0, 30))
 def test_parts_are_no_more_than_the_whole(tracks: list[Track], random, within: int) -> None:
     fires = [sorted(random.sample(range(100), random.randint(0, 6))) for _ in tracks]
@@ -97,11 +98,11 @@ def test_the_grid_lies_around_the_settings() -> None:
     # One episode that falls by 1/128 a frame, and one that stands still; ten frames a second.
     falling, standing = 1 - np.arange(90) / 128, np.full(90, 0.8)
     replay = Replay([Track(falling, (), True), Track(standing, (), False)])
-    settings = MonitorSettings(window=2.0, margin=0.1, rise=None, grace=0.0)
-    grid = measure_grid(replay, settings, 10.0, 5.0)
+    asked = MonitorSettings(window=2.0, margin=0.1, rise=None, grace=0.0)
+    grid = measure_grid(replay, asked, 10.0, 5.0)
     assert grid.windows == (0.5, 1.0, 2.0, 4.0, 8.0)
     assert grid.margins == (0.025, 0.05, 0.1, 0.2, 0.4)
-    assert grid.cells[2][2] == measure_settings(replay, settings, 10.0, 5.0)
+    assert grid.cells[2][2] == measure_settings(replay, asked, 10.0, 5.0)
     rates = [[(m.caught_share, m.false_share) for m in row] for row in grid.cells]
     # It falls by 0.039 in half a second, by 0.156 in two.
     assert [f for _, f in rates[0]] == [0, 1, 1, 1, 1]

@@ -23,13 +23,13 @@ monitors = st.builds(
 
 
 @given(series, monitors)
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_it_fires_where_the_monitor_does(values: np.ndarray, monitor: StagnationMonitor) -> None:
     assert Replay([Track(values)], every=1).firings(monitor) == [replay(values, monitor)]
 
 
 @given(st.lists(st.tuples(levels, st.integers(1, 4)), min_size=1, max_size=25), monitors)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_words_that_come_now_and_then(words: list[tuple[float, int]], monitor: StagnationMonitor) -> None:
     """Fed to the monitor when the value changes, which is what it hears of values that never come twice."""
     said = [v + i / 2**20 for i, (v, _) in enumerate(words)]
