@@ -108,10 +108,29 @@ def test_the_grid_lies_around_the_settings() -> None:
     assert [f for _, f in rates[0]] == [0, 1, 1, 1, 1]
     assert [f for _, f in rates[2]] == [0, 0, 0, 1, 1]
     assert all(caught == 1 for row in rates for caught, _ in row)
-    assert grid.best() == (0.5, 0.025)
+    # Equals: the nearest to the settings asked for.
+    assert grid.best() == (2.0, 0.1)
 
 
 def test_settings_of_nothing_have_a_grid_too() -> None:
     grid = measure_grid(Replay([Track(V)]), MonitorSettings(window=0.0, margin=0.0), 10.0, 5.0)
     assert len(set(grid.windows)) == len(set(grid.margins)) == 5
     assert grid.best() is None
+
+
+def test_other_settings_are_proposed_where_they_are_clearly_better() -> None:
+    from igrft.reports.rollouts.monitor_section import _hint
+
+    def hint(episodes: int, window: float) -> str:
+        # Successes that fall by 0.2 every two seconds, failures that stand still for one and a half.
+        good = np.repeat(1 - 0.2 * np.arange(5), 20)
+        bad = np.concatenate([np.repeat(0.8, 28), 0.7 - 0.02 * np.arange(30)])
+        tracks = [Track(good, (), True)] * episodes + [Track(bad, (), False)] * episodes
+        replay = Replay(tracks, every=1)
+        asked = MonitorSettings(window=window, margin=0.05, rise=None, grace=0.0)
+        return _hint(measure_grid(replay, asked, 10.0, 5.0), measure_settings(replay, asked, 10.0, 5.0))
+
+    # Five seconds look past the pause of the failures. Two and a half do not, and hold a fall of every success.
+    assert hint(6, 5.0) == "--rollout.monitor.window=2.5 --rollout.monitor.margin=0.05"
+    assert hint(6, 2.5) == ""
+    assert hint(4, 5.0) == ""

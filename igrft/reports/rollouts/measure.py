@@ -128,14 +128,18 @@ class Grid:
     cells: list[list[Measured]]
 
     def best(self) -> tuple[float, float] | None:
-        """(window, margin) of the largest :attr:`Measured.gain`, the first of equals; None where it is not known."""
-        found: tuple[float, float] | None = None
-        most = float("-inf")
-        for window, row in zip(self.windows, self.cells, strict=True):
-            for margin, cell in zip(self.margins, row, strict=True):
-                if cell.gain is not None and cell.gain > most:
-                    most, found = cell.gain, (window, margin)
-        return found
+        """(window, margin) of the largest :attr:`Measured.gain`, of equals that nearest to the middle of the grid.
+
+        None where it is not known.
+        """
+        middle = (len(self.windows) // 2, len(self.margins) // 2)
+        known = [
+            (cell.gain, -abs(i - middle[0]) - abs(j - middle[1]), self.windows[i], self.margins[j])
+            for i, row in enumerate(self.cells)
+            for j, cell in enumerate(row)
+            if cell.gain is not None
+        ]
+        return max(known)[2:] if known else None
 
 
 def measure_settings(replay: Replay, settings: MonitorSettings, fps: float, within: float) -> Measured:

@@ -22,6 +22,8 @@ from igrft.rollouts.stagnation import StagnationMonitor
 # Thresholds of the verdict, ours: where a person who reads the two rates would start to ask.
 _USEFUL = 0.25
 _FEW = 10
+#: With fewer moments, or fewer unaided successes, other settings are not proposed: any fit would be to chance.
+_FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _rows(grid: Grid, settings: ReplaySettings) -> list[tuple[str, list[Cell]]]:
 def _hint(grid: Grid, found: Measured) -> str:
     """Options of a rollout, where another cell of the grid separates better by more than a little."""
     best = grid.best()
-    if best is None:
+    if best is None or min(found.needs, found.alone) < _FEWEST:
         return ""
     cell = grid.cells[grid.windows.index(best[0])][grid.margins.index(best[1])]
     if cell.gain is None or found.gain is None or cell.gain <= found.gain + 0.1:
