@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from igrft.errors import UsageError
 from igrft.rewards.exploration import exploration_temperature, leaves_training_range
 from igrft.rollouts.protocols import Judgement
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: interaction: T(s); uniform: one standard deviation, whatever the critic says; off: that of training, 1.
 NOISE_TYPES = ("interaction", "uniform", "off")
@@ -64,6 +68,10 @@ class NoiseRule:
                 "(critic.enabled: true), or give --exploration.type=uniform"
             )
         return float(exploration_temperature(judgement.interaction, self.sigma_base, self.alpha, self.sigma_min))
+
+    def of_logit(self, logit: Tensor) -> Tensor:
+        """Eq. 2 from the critic's logits, where they are: of the same shape and device."""
+        return self.sigma_base * (1.0 - self.alpha * logit.sigmoid()) + self.sigma_min
 
     def warning(self, trained: tuple[float, float]) -> str | None:
         """One line where noise leaves what the flow has seen; None where it does not.

@@ -16,8 +16,10 @@ from igrft.rollouts.noise import NoiseRule
 from igrft.rollouts.protocols import Chunk, Judgement, Observation
 
 if TYPE_CHECKING:
+    from igrft.models.critic import CriticOutput
+    from igrft.models.inference import Judge
     from igrft.models.load import Loaded
-    from igrft.models.protocol import Batch, Prefix
+    from igrft.models.protocol import Batch
 
 #: LeRobot's type of features that are pictures.
 _VISUAL = "VISUAL"
@@ -33,14 +35,18 @@ class LocalPolicy:
         loaded: actor, processors and critic.
         noise: how wide the initial noise is.
         horizon: of real-time chunking, in actions.
+        judge: the same critic in a faster form.
 
     Raises:
         UsageError: Eq. 2 is asked for and there is no critic.
     """
 
-    def __init__(self, loaded: Loaded, noise: NoiseRule | None = None, *, horizon: int = 10) -> None:
+    def __init__(
+        self, loaded: Loaded, noise: NoiseRule | None = None, *, horizon: int = 10, judge: Judge | None = None
+    ) -> None:
         self._loaded = loaded
         self._actor = loaded.actor
+        self._critic: Judge | None = judge or loaded.critic
         self._device = torch.device(str(loaded.actor.policy.config.device))
         self.noise = noise or NoiseRule()
         self.horizon = horizon
@@ -73,6 +79,7 @@ class LocalPolicy:
         Raises:
             UsageError, IgrftError: see :func:`igrft.models.load.load_checkpoint`.
         """
+        from igrft.models.inference import for_inference
         from igrft.models.load import load_checkpoint
 
         if temperature is not None:
@@ -85,7 +92,9 @@ class LocalPolicy:
             rule = NoiseRule()
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return cls(load_checkpoint(checkpoint, device=device), rule, horizon=horizon)
+        loaded = load_checkpoint(checkpoint, device=device)
+        loaded.actor, judge = for_inference(loaded.actor, loaded.critic)
+        return cls(loaded, rule, horizon=horizon, judge=judge)
 
     @property
     def n_action_steps(self) -> int:
@@ -98,7 +107,7 @@ class LocalPolicy:
 
     def session(self) -> LocalPolicy:
         """The same weights for another client, with noise of its own."""
-        other = LocalPolicy(self._loaded, self.noise, horizon=self.horizon)
+        other = LocalPolicy(self._loaded, self.noise, horizon=self.horizon, judge=self._critic)
         other.reset(secrets.randbits(63))
         return other
 
@@ -164,10 +173,14 @@ class LocalPolicy:
         began = time.perf_counter()
         batch = self._batch(observation)
         prefix = self._actor.prefix(batch, self._loaded.critic_layers)
-        judgement = self._judged(prefix)
-        scale = self.noise.scale(judgement)
+        verdict = None if self._critic is None else self._critic(prefix.features)
         shape = (1, self.chunk_size, self._actor.action_width)
-        noise = (torch.randn(shape, generator=self._generator) * scale).to(self._device)
+        noise = torch.randn(shape, generator=self._generator).to(self._device)
+        if verdict is not None and self.noise.needs_critic:
+            # On the device: waiting for the critic's word here would leave an accelerator idle.
+            noise = noise * self.noise.of_logit(verdict.interaction_logit)[:, None, None]
+        else:
+            noise = noise * self.noise.scale(None)
         guidance = None
         if left_over is not None and len(left_over):
             from igrft.models.guidance import Guidance
@@ -175,6 +188,8 @@ class LocalPolicy:
             given = torch.as_tensor(left_over, dtype=torch.float32, device=self._device)[None]
             guidance = Guidance(given, delay, self.horizon)
         normalised = self._actor.denoise(prefix, noise, guidance=guidance)
+        judgement = self._judged(verdict)
+        scale = self.noise.scale(judgement)
         # Processors may write in place.
         actions = self._loaded.postprocess(normalised.clone())[0].to("cpu", torch.float32).numpy()
         if not np.isfinite(actions).all():
@@ -184,19 +199,30 @@ class LocalPolicy:
 
     @torch.no_grad()
     def judge(self, observation: Observation) -> Judgement | None:
-        if self._loaded.critic is None:
+        if self._critic is None:
             return None
-        return self._judged(self._actor.prefix(self._batch(observation), self._loaded.critic_layers))
+        return self._judged(
+            self._critic(self._actor.prefix(self._batch(observation), self._loaded.critic_layers).features)
+        )
+
+    def warm_up(self, observation: Observation, *, guided: bool = False) -> None:
+        """Compile and record what chunks of such observations need, where the actor does so (on a GPU).
+
+        Args:
+            guided: whether chunks will be guided.
+        """
+        if self._device.type == "cuda" and hasattr(self._actor, "warm_up"):
+            batch = self._batch(observation)
+            self._actor.warm_up(batch, self._loaded.critic_layers, self._critic, guided=guided)
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _judged(self, prefix: Prefix) -> Judgement | None:
-        critic = self._loaded.critic
-        if critic is None:
+    def _judged(self, verdict: CriticOutput | None) -> Judgement | None:
+        if verdict is None:
             return None
-        out = critic(prefix.features)
-        found = torch.stack([out.trajectory, out.subtask, out.interaction_logit.sigmoid()])[:, 0].tolist()
+        probability = verdict.interaction_logit.sigmoid()
+        found = torch.stack([verdict.trajectory, verdict.subtask, probability])[:, 0].tolist()
         settings = self._loaded.settings
         value = settings.get("trajectory_weight", 0.4) * found[0] + settings.get("subtask_weight", 0.6) * found[1]
         return Judgement(found[0], found[1], float(value), found[2])

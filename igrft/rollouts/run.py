@@ -103,6 +103,9 @@ def rollout(
         human = make_human(settings.human, body, safety=settings.safety)
         if human is not None:
             stack.callback(human.close)
+        if hasattr(source, "warm_up"):
+            body.reset(settings.seed)
+            source.warm_up({**body.observe(), "task": body.task}, guided=settings.inference.type == "rtc")
         default_steps = getattr(source, "n_action_steps", source.chunk_size)
         engine = make_engine(settings.inference, source, body.fps, default_steps)
         stack.callback(engine.close)

@@ -39,10 +39,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError("the recipe names no dataset; give --datasets.0.root=FOLDER (or --datasets.0.repo_id=ID)")
     for i, entry in enumerate(recipe.datasets):
         _check_entry(i, entry)
-    if recipe.stage == "hil" and all(entry.kind != "rollouts" for entry in recipe.datasets):
+    lists_none = all(entry.kind != "rollouts" for entry in recipe.datasets)
+    if recipe.stage == "hil" and lists_none and recipe.environment.type is None:
         raise UsageError(
             "stage hil learns from rollouts, and the recipe lists none; record some with the policy, label them (igrft "
-            f"annotate) and list them: --datasets.{len(recipe.datasets)}.root=FOLDER "
+            f"annotate) and list them, or say what is driven (--environment.type=…): --datasets.{len(recipe.datasets)}.root=FOLDER "
             f"--datasets.{len(recipe.datasets)}.kind=rollouts"
         )
 

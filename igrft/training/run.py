@@ -76,6 +76,9 @@ def train(
     """
     name = recipe.stage if isinstance(recipe, Recipe) else str(recipe)
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
+    if makes_rollouts(loaded):
+        # The rounds make them.
+        loaded.datasets = [entry for entry in loaded.datasets if entry.kind == "demonstrations"]
     check_recipe(loaded, name)
     run = run_folder(loaded, name).absolute()
     with _threads(loaded.cpu_threads):
@@ -99,7 +102,6 @@ def _rounds(recipe: Recipe, run: Path, overwrite: bool, show_progress: bool, say
             "rounds are run by one process; on several GPUs run igrft rollout and igrft annotate, then "
             "igrft train with --datasets.1.root=ROLLOUTS"
         )
-    recipe.datasets = [entry for entry in recipe.datasets if entry.kind == "demonstrations"]
     stale = _is_stale(run, recipe, overwrite) or overwrite
     with _locked(run):
         if stale:
