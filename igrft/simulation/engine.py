@@ -21,6 +21,9 @@ def choose_renderer() -> None:
     """Let MuJoCo draw without a display, unless the user chose otherwise. Only works before mujoco is imported."""
     if sys.platform.startswith("linux") and "mujoco" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl")
+    # Mesa's software renderer starts a thread a core, which costs a third more than it brings for small pictures,
+    # and everything where several processes render.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
 
 
 def make_environment(task: str) -> Any:
