@@ -8,17 +8,22 @@ DEMO := out/demo
 export HF_HUB_OFFLINE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-slow lint bench bench-training sync clean
+.PHONY: demo demo-recording test test-slow lint bench bench-training bench-rollouts sync clean
 
 demo: sync
-	@rm -rf $(DEMO) && mkdir -p $(DEMO)
-	$(RUN) igrft convert tests/data/g1_small $(DEMO)/converted
+	@rm -rf $(DEMO)
+	$(RUN) igrft demo --output $(DEMO)
+
+# The labelling half on a small real recording that comes with the repository.
+demo-recording: sync
+	@rm -rf $(DEMO)-recording && mkdir -p $(DEMO)-recording
+	$(RUN) igrft convert tests/data/g1_small $(DEMO)-recording/converted
 	@# This camera is slower than its recording: every other picture repeats the one before.
-	$(RUN) igrft annotate $(DEMO)/converted $(DEMO)/labelled --steps.interaction.close_gaps=2
-	$(RUN) igrft validate $(DEMO)/labelled
-	$(RUN) igrft inspect $(DEMO)/labelled
+	$(RUN) igrft annotate $(DEMO)-recording/converted $(DEMO)-recording/labelled --steps.interaction.close_gaps=2
+	$(RUN) igrft validate $(DEMO)-recording/labelled
+	$(RUN) igrft inspect $(DEMO)-recording/labelled
 	@echo "The report, to be opened in a browser:"
-	@$(RUN) igrft report $(DEMO)/labelled --output $(DEMO)/report
+	@$(RUN) igrft report $(DEMO)-recording/labelled --output $(DEMO)-recording/report
 
 test: sync lint
 	$(RUN) pytest
@@ -43,6 +48,14 @@ bench-training: sync
 	$(RUN) python benchmarks/flow_samples.py --draws 120
 	$(RUN) python benchmarks/loading.py
 	$(RUN) python benchmarks/values.py
+
+# On a GPU: inference.py --full.
+bench-rollouts: sync
+	$(RUN) python benchmarks/rollouts.py
+	$(RUN) python benchmarks/recorder.py
+	$(RUN) python benchmarks/serving.py
+	$(RUN) python benchmarks/inference.py --shapes
+	$(RUN) python benchmarks/inference.py
 
 sync: $(if $(filter uv,$(UV)),,.uv/bin/uv)
 	@$(UV) sync --quiet --all-extras
