@@ -3,6 +3,7 @@
     python benchmarks/study.py OUT                         # everything; run again, it goes on
     python benchmarks/study.py OUT --tasks shelf-place-v3 --seeds 0 --only train
     python benchmarks/study.py OUT --only eval
+    python benchmarks/study.py OUT --only pictures         # a tiny π0.5 from pictures, on the first task
 
 For each task: 60 simulated demonstrations of mixed quality, labelled from pictures and proprioception (never from the
 simulator's truth). For each task and training seed: SFT, offline RL, four rounds with takeovers; and two controls:
@@ -81,6 +82,47 @@ def train_cell(out: Path, task: str, seed: int, more: list[str]) -> None:
     run("sft_success", "sft_takeovers", *listed, "objective.frames=all", "steps=6000")
 
 
+#: The tiny π0.5 that looks at pictures: far fewer updates than it would take, in minutes on a CPU.
+PICTURES = (
+    "policy.type=pi05_tiny",
+    "objective.insulate=true",
+    "objective.text_weight=1.0",
+    "batch_size=16",
+    "num_workers=0",
+    "critic.start=50",
+    "save_every=50",
+    "log_every=25",
+)
+PICTURE_STEPS = {"sft": 300, "offline_rl": 150, "hil": 50}
+
+
+def pictures(out: Path, task: str, episodes: int, max_steps: int) -> None:
+    """The three stages with a tiny π0.5 that sees the camera and the arm, not where things are: one task, one seed."""
+    from igrft.evaluation.recipe import CheckpointEntry, EvalRecipe
+    from igrft.evaluation.run import evaluate
+    from igrft.rollouts.settings import EnvironmentSettings
+    from igrft.training.run import train
+
+    data, cell = out / task / "demonstrations_labelled", out / task / "pictures"
+    before: list[str] = []
+    for name, steps in PICTURE_STEPS.items():
+        began = time.perf_counter()
+        settings = [f"datasets.0.root={data}", *PICTURES, f"steps={steps}", f"output_dir={cell / name}", *before]
+        if name == "hil":
+            settings += [f"environment.task={task}", f"environment.max_steps={max_steps}", "rounds.workers=1"]
+        train(f"tiny/{name}", settings, say=print)
+        print(f"{task} from pictures, {name}: {time.perf_counter() - began:.0f} s", flush=True)
+        before = [f"init_from={cell / name}"]
+    recipe = EvalRecipe(
+        checkpoints=[CheckpointEntry(path=str(cell / name), name=name, task=task, seed=0) for name in PICTURE_STEPS],
+        environment=EnvironmentSettings(type="metaworld", task=task, max_steps=max_steps),
+        episodes=episodes,
+        device="cpu",
+        output_dir=str(out / "evaluation_pictures"),
+    )
+    print(evaluate(recipe, say=print).to_text())
+
+
 def evaluate_all(out: Path, tasks: list[str], seeds: list[int], episodes: int, temperatures: list[float]) -> None:
     """Every checkpoint that is there, on the same starts."""
     from igrft.evaluation.recipe import CheckpointEntry, EvalRecipe
@@ -115,7 +157,7 @@ def main() -> None:
     parser.add_argument("--demonstrations", type=int, default=60)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--temperatures", nargs="+", type=float, default=[1.0])
-    parser.add_argument("--only", choices=["demonstrations", "train", "eval"])
+    parser.add_argument("--only", choices=["demonstrations", "train", "eval", "pictures"])
     parser.add_argument("--set", nargs="*", default=[], help="settings of every recipe, as KEY=VALUE")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
@@ -128,6 +170,8 @@ def main() -> None:
         for seed in arguments.seeds:
             for task in arguments.tasks:
                 train_cell(out, task, seed, arguments.set)
+    if arguments.only in (None, "pictures"):
+        pictures(out, arguments.tasks[0], episodes=50, max_steps=300)
     if arguments.only in (None, "eval"):
         evaluate_all(out, arguments.tasks, arguments.seeds, arguments.episodes, arguments.temperatures)
 

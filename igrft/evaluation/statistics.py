@@ -115,19 +115,50 @@ def mcnemar(counts: PairCounts) -> float:
     return float(min(1.0, 2 * below / 2**n))
 
 
-def t_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Student's interval of the mean of independent values, float [G], G >= 2.
+def clustered_interval(
+    values: np.ndarray, runs: np.ndarray, starts: np.ndarray | None = None, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interval of the mean over runs of each run's mean, where runs differ and may share their starts.
 
-    With one value a run, this is the cluster-robust interval with G - 1 degrees of freedom.
+    The variance is the cluster-robust one over runs (of equal weight), plus what episodes from the same start have in
+    common across runs (two-way clustering: Cameron, Gelbach and Miller, 2011), and never less than the first
+    alone; the quantile is Student's with runs - 1 degrees of freedom.
+
+    Args:
+        values: of single episodes, float [n].
+        runs: a label of each one's run (task, training seed), [n]; at least two runs.
+        starts: a label of each one's start (task, episode seed), [n]; None: no run shares one with another.
+
+    Raises:
+        ValueError: one run alone, or shapes that differ.
     """
     from scipy.stats import t
 
     v = np.asarray(values, dtype=np.float64)
-    if len(v) < 2:
-        raise ValueError("an interval of a mean takes at least two values")
-    half = float(t.ppf(0.5 + confidence / 2, len(v) - 1)) * float(v.std(ddof=1)) / math.sqrt(len(v))
-    mean = float(v.mean())
+    run, number = _groups(runs, v.shape)
+    if number < 2:
+        raise ValueError("an interval over runs takes at least two runs")
+    counts = np.bincount(run)
+    mean = float((np.bincount(run, v) / counts).mean())
+    part = (v - mean) / (number * counts[run])
+    over_runs = float((np.bincount(run, part) ** 2).sum()) * number / (number - 1)
+    shared = 0.0
+    if starts is not None:
+        start, many = _groups(starts, v.shape)
+        cell, _ = _groups(run * many + start, v.shape)
+        over_starts = float((np.bincount(start, part) ** 2).sum()) * many / max(many - 1, 1)
+        shared = over_starts - float((np.bincount(cell, part) ** 2).sum())
+    half = float(t.ppf(0.5 + confidence / 2, number - 1)) * math.sqrt(over_runs + max(0.0, shared))
     return mean - half, mean + half
+
+
+def _groups(labels: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """Number of each label in sorted order, int [n], and how many there are."""
+    found = np.asarray(labels)
+    if found.shape != shape:
+        raise ValueError(f"labels of runs and starts must be {shape}, got {found.shape}")
+    unique, at = np.unique(found, return_inverse=True)
+    return at.reshape(-1), len(unique)
 
 
 @dataclass(frozen=True)
@@ -137,8 +168,8 @@ class Comparison:
     Attributes:
         difference: mean over runs of each run's difference; every run counts the same.
         low, high: its interval.
-        method: ``runs``: Student's t over the runs' differences, and never narrower than the episodes alone allow;
-            ``episodes``: one run, Newcombe's interval, which speaks of these two checkpoints alone.
+        method: ``runs``: :func:`clustered_interval`, and never narrower than the episodes alone allow; ``episodes``:
+            one run, Newcombe's interval, which speaks of these two checkpoints alone.
         runs: pairs of checkpoints put together.
         episodes: pairs of episodes.
         within_low, within_high: Newcombe's interval over all pairs: what other episodes of these very checkpoints
@@ -163,35 +194,38 @@ class Comparison:
 
 
 def paired_difference(
-    first: np.ndarray, second: np.ndarray, runs: np.ndarray, confidence: float = CONFIDENCE
+    first: np.ndarray,
+    second: np.ndarray,
+    runs: np.ndarray,
+    starts: np.ndarray | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Comparison:
     """Compare two checkpoints on the same seeds, clustered by run (ours: the paper gives no intervals).
 
-    Episodes of one run share its weights, so they are no independent witnesses of a method. The interval is
-    Student's t over the runs' mean differences: with 12 runs it holds what it promises, where a bootstrap over the
+    Episodes of one run share its weights, and runs of one task share their starts: neither are independent
+    witnesses of a method. With 12 runs :func:`clustered_interval` holds what it promises, where a bootstrap over the
     runs is too narrow (``tests/evaluation/test_coverage.py`` measures both). It is widened to Newcombe's
     interval over the episodes where that is wider: runs may agree by chance. It speaks of new training seeds and new
-    episodes on tasks like these; of tasks unlike these, three seeds of four tasks say little.
+    starts on these tasks; of other tasks, four say little.
 
     Args:
         first, second: success, bool [n] each; entry i of both is the same run and episode seed.
         runs: a label of the run (task, training seed) of each pair, [n].
+        starts: a label of the start (task, episode seed) of each pair, [n]; None: no run shares one with another.
 
     Raises:
         ValueError: no pairs, or shapes that differ.
     """
     a, b = _pairs(first, second)
-    labels = np.asarray(runs)
-    if labels.shape != a.shape:
-        raise ValueError(f"runs must be {a.shape}, got {labels.shape}")
     if not len(a):
         raise ValueError("there are no pairs of episodes to compare")
     counts = PairCounts.of(a, b)
     within = newcombe(counts, confidence)
-    differences = run_means(a.astype(np.float64) - b, labels)
+    each = a.astype(np.float64) - b
+    differences = run_means(each, runs)
     low, high = within
     if len(differences) > 1:
-        ends = t_interval(differences, confidence)
+        ends = clustered_interval(each, runs, starts, confidence)
         low, high = max(-1.0, min(low, ends[0])), min(1.0, max(high, ends[1]))
     return Comparison(
         difference=float(differences.mean()),
@@ -213,9 +247,9 @@ def run_means(values: np.ndarray, runs: np.ndarray) -> np.ndarray:
     Args:
         values: float [n]. runs: labels, [n].
     """
-    _, at = np.unique(np.asarray(runs), return_inverse=True)
-    at = at.reshape(-1)
-    return np.bincount(at, np.asarray(values, dtype=np.float64)) / np.bincount(at)
+    v = np.asarray(values, dtype=np.float64)
+    at, _ = _groups(runs, v.shape)
+    return np.bincount(at, v) / np.bincount(at)
 
 
 def progress(completed: Sequence[int] | np.ndarray, subtasks: Sequence[int] | np.ndarray) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from igrft.evaluation.figures import CurvePoint
-from igrft.evaluation.statistics import Comparison, Interval, paired_difference, run_means, t_interval, wilson
+from igrft.evaluation.statistics import Comparison, Interval, clustered_interval, paired_difference, run_means, wilson
 
 Result = Mapping[str, Any]
 
@@ -24,8 +24,9 @@ class Row:
         runs: pairs of task and training seed.
         n, successes: episodes.
         success_rate: their share, in [0, 1].
-        interval: Wilson's: what other episodes of these very checkpoints would give.
-        runs_interval: over the runs' own rates (Student's t): what other training seeds would give; None for one run.
+        interval: Wilson's: what other episodes of these very checkpoints would give, each counted as if it were
+            independent of all others.
+        runs_interval: what other training seeds and starts would give (``clustered_interval``); None for one run.
         progress: mean share of subtasks completed (Table III); None where no subtasks are known.
         interventions: by a human, in all. interventions_per_episode: their mean.
         successes_alone: successes without any.
@@ -142,7 +143,7 @@ def _row(held: Sequence[Result], name: str, temperature: float | str, task: str 
     rates = run_means(won, labels)
     over_runs = None
     if len(rates) > 1:
-        low, high = t_interval(rates, confidence)
+        low, high = clustered_interval(won, labels, np.array([_start(r) for r in held]), confidence)
         over_runs = max(0.0, low), min(1.0, high)
     known = [float(r["progress"]) for r in held if r["progress"] is not None]
     noise = [r["noise"] for r in held if r["noise"] is not None]
@@ -180,12 +181,13 @@ def _paired(
     """The comparison, or nothing where no episode has its counterpart."""
     sides = [_by_run(results, *side) for side in (first, second)]
     pairs = match_runs(*sides)
-    a, b, labels = [], [], []
+    a, b, labels, starts = [], [], [], []
     for one, other in pairs:
         for seed in sorted(sides[0][one].keys() & sides[1][other].keys()):
             a.append(sides[0][one][seed])
             b.append(sides[1][other][seed])
             labels.append(f"{one[0]} seed {one[1]}")
+            starts.append(f"{one[0]} episode {seed}")
     for side, label, matched in zip(
         sides, (first, second), zip(*pairs, strict=True) if pairs else ((), ()), strict=True
     ):
@@ -196,7 +198,8 @@ def _paired(
             )
     if not a:
         return []
-    return [Paired(first, second, paired_difference(np.array(a), np.array(b), np.array(labels), confidence))]
+    found = paired_difference(np.array(a), np.array(b), np.array(labels), np.array(starts), confidence)
+    return [Paired(first, second, found)]
 
 
 Run = tuple[str, int]
@@ -220,6 +223,10 @@ def match_runs(first: Iterable[Run], second: Iterable[Run]) -> list[tuple[Run, R
         if len(mine) == len(other) == 1 and mine != other:
             pairs.append((mine[0], other[0]))
     return sorted(pairs)
+
+
+def _start(result: Result) -> str:
+    return f"{result['task']} episode {result['seed']}"
 
 
 def _run(result: Result) -> str:

@@ -32,7 +32,7 @@ def to_text(summary: Summary) -> str:
 def _legend(summary: Summary, empty: Sequence[int]) -> str:
     parts = []
     if 6 not in empty:
-        parts.append("over runs: interval for other training seeds (Student's t)")
+        parts.append("over runs: interval for other training seeds and starts")
     if 7 not in empty:
         parts.append("unaided: success without an intervention")
     if 8 not in empty:

@@ -55,24 +55,31 @@ ROUTES: dict[str, Route] = {
 class PickAndPlace:
     """Goes above the thing, down, closes, and carries; what it does next follows from where things are.
 
-    All that it remembers is for how long it has been closing, and for how long it has been stuck.
+    All that it remembers is for how long it has been closing, for how long it has been stuck, and how another
+    hand holds the thing that it takes over: it goes on with that grip instead of opening the fingers first.
     """
 
     route: Route
     _closing: int = field(default=0, init=False)
     _stuck: int = field(default=0, init=False)
     _last: np.ndarray | None = field(default=None, init=False)
+    _grip: np.ndarray | None = field(default=None, init=False)
+    _fresh: bool = field(default=True, init=False)
 
     def reset(self) -> None:
         self._closing = self._stuck = 0
-        self._last = None
+        self._last = self._grip = None
+        self._fresh = True
 
     def action(self, scene: Scene) -> np.ndarray:
         """float32 [4] in [-1, 1]."""
         self._count_stuck(scene)
+        if self._fresh and scene.gripped:
+            self._grip, self._closing = scene.hand - scene.thing, self.route.close_for
+        self._fresh = False
         taken = self._at_grasp(scene, 0.03)
         if not taken:
-            self._closing = 0
+            self._closing, self._grip = 0, None
             return self._move(scene, self._towards_thing(scene), _OPEN)
         if self._closing == 0 and not self._at_grasp(scene, 0.012) and self._stuck < 10:
             return self._move(scene, self._grasp_point(scene), _OPEN)
@@ -84,6 +91,8 @@ class PickAndPlace:
         return self._move(scene, self._towards_goal(scene), self.route.effort)
 
     def _grasp_point(self, scene: Scene) -> np.ndarray:
+        if self._grip is not None:
+            return scene.thing + self._grip
         point = scene.thing + np.asarray(self.route.grasp)
         if self.route.walls is not None:
             low, high = self.route.walls

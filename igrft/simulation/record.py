@@ -14,6 +14,7 @@ Beside what LeRobot writes there are, in the dataset's folder:
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,7 +27,6 @@ from igrft import columns as c
 from igrft.dataset.parquet import write_json
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError
-from igrft.progress import progress
 from igrft.recordings.finish import correct_video_starts
 from igrft.recordings.options import Options, Outcome
 from igrft.recordings.quiet import lerobot_quietly
@@ -110,13 +110,12 @@ def simulate(
         stack.callback(_stop_writing, dataset)
         scratch = work / "scratch"
         made = stack.enter_context(_closing(demonstrations(task, world, simulation, jobs, scratch)))
-        with progress("record", len(jobs), len(jobs) * world.max_steps, show=options.progress) as advance:
+        with _bar(len(jobs), show=options.progress) as bar:
             for number, demonstration in enumerate(made):
                 _add(dataset, demonstration, sentence, truth=simulation.truth)
                 if simulation.masks:
                     _write_masks(target / MASKS, number, demonstration, world.fps)
-                # The bar counts the longest that an episode may take.
-                advance(1, world.max_steps)
+                bar.update()
                 demonstration.pictures = demonstration.masks = {}
                 kept.append(demonstration)
         dataset.finalize()
@@ -162,6 +161,14 @@ def _create(target: Path, world: MetaWorld, simulation: SimulationOptions, robot
         # LeRobot drops pictures when the queue is full; an episode fits into this one.
         encoder_queue_maxsize=world.max_steps + 1,
     )
+
+
+def _bar(episodes: int, *, show: bool) -> Any:
+    """Counts episodes: how many frames there will be nobody knows."""
+    from tqdm import tqdm
+
+    slow = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=episodes, unit="episode", desc="record", dynamic_ncols=True, mininterval=slow, disable=not show)
 
 
 def _stop_writing(dataset: Any) -> None:

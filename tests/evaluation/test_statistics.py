@@ -12,12 +12,12 @@ from scipy.stats import binomtest, norm, t
 
 from igrft.evaluation.statistics import (
     PairCounts,
+    clustered_interval,
     mcnemar,
     newcombe,
     paired_difference,
     progress,
     run_means,
-    t_interval,
     wilson,
 )
 
@@ -157,10 +157,41 @@ def test_what_cannot_be_compared():
         paired_difference(np.zeros(0, bool), np.zeros(0, bool), np.zeros(0))
     with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
         paired_difference(np.zeros(3, bool), np.zeros(2, bool), np.zeros(3))
-    with pytest.raises(ValueError, match="runs must be"):
-        paired_difference(np.zeros(3, bool), np.zeros(3, bool), np.zeros(2))
-    with pytest.raises(ValueError, match="two values"):
-        t_interval([0.3])
+    for runs, starts in ((np.zeros(2), None), (np.arange(3), np.zeros(2))):
+        with pytest.raises(ValueError, match="labels of runs and starts must be"):
+            paired_difference(np.zeros(3, bool), np.zeros(3, bool), runs, starts)
+    with pytest.raises(ValueError, match="at least two runs"):
+        clustered_interval(np.zeros(3), np.zeros(3))
+
+
+def test_starts_that_runs_share_are_one_witness():
+    """Two runs of the same four starts that agree on every one: the variance is that of four starts."""
+    values = np.array([1.0, 0, 0, 0] * 2)
+    runs, starts = np.repeat([0, 1], 4), np.tile([0, 1, 2, 3], 2)
+    assert clustered_interval(values, runs) == (0.25, 0.25)
+    low, high = clustered_interval(values, runs, starts)
+    # Residuals over 8: 3/4, -1/4 ...; squared sums of a start are 4 times those of a pair.
+    pairs = 2 * (0.75**2 + 3 * 0.25**2) / 64
+    variance = (4 / 2 * pairs) * 4 / 3 - pairs
+    assert high - 0.25 == pytest.approx(t.ppf(0.975, 1) * math.sqrt(variance)) == pytest.approx(0.25 - low)
+
+
+def test_starts_of_their_own_change_little():
+    """Where no run shares a start, the second clustering adds next to nothing."""
+    rng = np.random.default_rng(0)
+    values, runs = rng.random(400), np.repeat(np.arange(8), 50)
+    alone = clustered_interval(values, runs)
+    assert clustered_interval(values, runs, np.arange(400)) == pytest.approx(alone, rel=2e-3)
+
+
+@settings(max_examples=60)
+@given(OUTCOMES)
+def test_shared_starts_never_narrow_an_interval(outcomes):
+    first, second, runs = (np.array(x) for x in zip(*outcomes, strict=True))
+    starts = np.arange(len(first)) // 3
+    without, found = paired_difference(first, second, runs), paired_difference(first, second, runs, starts)
+    assert found.low <= without.low + 1e-12 and without.high - 1e-12 <= found.high
+    assert found.difference == without.difference
 
 
 def test_run_means_by_label():

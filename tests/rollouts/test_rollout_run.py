@@ -22,7 +22,12 @@ from igrft.simulation.record import SimulationOptions
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")
 TASK = "shelf-place-v3"
-SMALL = ["--environment.width=96", "--environment.height=72", "--environment.max_steps=60", "--rollout.monitor.grace=0.1"]
+SMALL = [
+    "--environment.width=96",
+    "--environment.height=72",
+    "--environment.max_steps=60",
+    "--rollout.monitor.grace=0.1",
+]
 
 
 @pytest.fixture(scope="module")

@@ -66,3 +66,27 @@ def test_an_expert_acts_within_the_range_of_actions():
         world.reset(0)
         action = expert.action(world.scene())
         assert action.dtype == np.float32 and action.shape == (4,) and np.abs(action).max() <= 1
+
+
+@pytest.mark.parametrize("task", sorted(TABLES))
+def test_what_another_hand_holds_is_not_dropped(task):
+    world, first, second = MetaWorld(task), make_expert(task), make_expert(task)
+    world.reset(0)
+    first.reset()
+    while world.status().subtask < 3:
+        assert not world.status().ended
+        world.act(first.action(world.scene()))
+    before = world.steps
+    assert drive_holding(world, second)
+    assert world.steps - before < 80
+
+
+def drive_holding(world: MetaWorld, expert) -> bool:
+    """Whether it gets there without ever opening the gripper."""
+    expert.reset()
+    while not (world.status().success or world.status().ended):
+        action = expert.action(world.scene())
+        if action[3] <= 0:
+            return False
+        world.act(action)
+    return bool(world.status().success)
