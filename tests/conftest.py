@@ -12,6 +12,8 @@ from synthetic import write_dataset
 
 # No test may reach a model hub; clients would retry for minutes.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Read when mujoco is first imported, by whichever test does so first: MuJoCo draws without a display.
+os.environ.setdefault("MUJOCO_GL", "egl")
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -94,7 +94,8 @@ class LocalPolicy:
             device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         loaded = load_checkpoint(checkpoint, device=device)
         loaded.actor, judge = for_inference(loaded.actor, loaded.critic)
-        return cls(loaded, rule, horizon=horizon, judge=judge)
+        # Only an accelerator records kernels; elsewhere the critic as it is has less around it.
+        return cls(loaded, rule, horizon=horizon, judge=judge if device.startswith("cuda") else None)
 
     @property
     def n_action_steps(self) -> int:
