@@ -26,6 +26,7 @@ from igrft.rollouts.settings import RolloutSettings
 from igrft.rollouts.stagnation import StagnationMonitor
 
 if TYPE_CHECKING:
+    from igrft.rollouts.keys import KeyInput
     from igrft.rollouts.recorder import Recorder
     from igrft.training.recipe import Recipe
 
@@ -73,6 +74,7 @@ def rollout(
     root: Path | None = None,
     *,
     say: Callable[[str], None] = lambda line: None,
+    keys: KeyInput | None = None,
 ) -> RolloutResult:
     """Collect the episodes of one round.
 
@@ -80,6 +82,7 @@ def rollout(
         checkpoint: the policy; None is the recipe's ``init_from``.
         root: folder of the dataset; None is what the recipe says.
         say: is given a line an episode.
+        keys: where presses come from; None is the keyboard or the pedal, as the recipe says.
 
     Raises:
         UsageError: a recipe that cannot be rolled out.
@@ -100,7 +103,7 @@ def rollout(
         notices = _fit(source, body, settings)
         for line in notices:
             say(f"warning: {line}")
-        human = make_human(settings.human, body, safety=settings.safety)
+        human = make_human(settings.human, body, keys=keys, safety=settings.safety)
         if human is not None:
             stack.callback(human.close)
         if hasattr(source, "warm_up"):
