@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from synthetic import write_dataset
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Read when mujoco is first imported, by whichever test does so first: MuJoCo draws without a display.
 os.environ.setdefault("MUJOCO_GL", "egl")
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and the programs that they start with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
