@@ -8,8 +8,8 @@ make an action mean something else than for every other policy that speaks to Me
 **State.** ``observation.state`` is what LeRobot gives a policy beside pictures: hand and gripper.
 ``observation.environment_state`` is the rest of what the expert sees, in the present frame, and two differences that
 the experts decide by. With them a small network learns sooner (assembly and box-close, 40 starts each: 64 % against
-46 % after 300 updates; after 1,500 no better). Meta-World also hands out the previous frame. It is left out: a
-policy that sees how the hand was moving learns to go on as the demonstrator did, pauses included.
+46 % after 300 updates; after 1,500 no better). Meta-World also hands out the previous frame. It is left out: a policy
+that sees how the hand was moving learns to go on as the demonstrator did, pauses included.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def test_inside_limits_and_within_a_step(case: tuple[SafetySettings, np.ndarray,
     sent, cut = Limiter(settings, len(action)).apply(action, before)
     assert settings.low is not None and settings.high is not None
     for i, value in enumerate(sent.astype(np.float64)):
-        # Between two limits that nearly meet there may be no float32; what stands for them may lie one rounding outside.
+        # Between limits that nearly meet there may be no float32: what stands for them may lie one rounding outside.
         apart = float(np.spacing(np.float32(max(abs(settings.low[i]), abs(settings.high[i])))))
         slack = apart + 2e-45 if settings.high[i] - settings.low[i] < apart else 0.0
         low, high = settings.low[i] - slack, settings.high[i] + slack
