@@ -104,10 +104,15 @@ def try_encoder(cameras: Mapping[str, Sequence[int]], fps: int, settings: RGBEnc
     """
     paths = {key: folder / f"try-{i}.mp4" for i, key in enumerate(cameras)}
     encoder = EpisodeEncoder(paths, fps, settings)
-    for key, shape in cameras.items():
-        for _ in range(2):
-            encoder.add(key, np.zeros(shape, dtype=np.uint8))
-    encoder.finish()
+    try:
+        for key, shape in cameras.items():
+            for _ in range(2):
+                encoder.add(key, np.zeros(shape, dtype=np.uint8))
+        encoder.finish()
+    except BaseException:
+        # One camera may be refused while the threads of the others still write.
+        encoder.cancel()
+        raise
     return list(paths.values())
 
 

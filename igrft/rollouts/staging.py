@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,6 @@ from igrft.errors import IgrftError
 _LOCK = "lock"
 #: Holds everything else; what lies beside it is not ours.
 _WORK = "rollout"
-#: How often the folder is tried to be removed, and the seconds in between.
-_TRIES, _PAUSE = 20, 0.05
 
 
 class Staging:
@@ -69,12 +66,7 @@ class Staging:
         """Remove the folder and let go. May be called twice."""
         lock, self._lock = self._lock, None
         if lock is not None:
-            # An encoder that failed may still be closing a file in there.
-            for _ in range(_TRIES):
-                shutil.rmtree(self._base, ignore_errors=True)
-                if not self._base.exists():
-                    break
-                time.sleep(_PAUSE)
+            shutil.rmtree(self._base, ignore_errors=True)
             lock.close()
 
 
