@@ -157,7 +157,8 @@ def test_a_message_that_does_not_end_is_given_up(policy, limits, pause, says):
             with pytest.raises(websockets.ConnectionClosed) as error:
                 connection.send(pieces())
             assert error.value.rcvd.code == 1008 and says in error.value.rcvd.reason
-            assert time.monotonic() - began < 5
+            # Where reading was paused, the connection goes after the close time-out of 5 s.
+            assert time.monotonic() - began < 15
         still_served(address)
 
 
