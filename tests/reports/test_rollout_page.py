@@ -266,6 +266,7 @@ def test_an_episode_set_aside_counts_in_nothing(rolled: Path, tmp_path: Path) ->
     assert "1, in 1 of 3 episodes" in text and "interaction, sigma_base 1.5" in text
 
 
+@pytest.mark.slow
 def test_values_of_another_critic_take_the_place_of_those_recorded(rolled: Path, tmp_path: Path) -> None:
     from value_runs import tiny_checkpoint
 
