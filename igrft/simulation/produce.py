@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -88,8 +87,6 @@ _settings: tuple[OperatorSettings, bool] = (OperatorSettings(), False)
 
 def _start(settings: dict[str, Any], operators: OperatorSettings, masks: bool) -> None:
     global _world, _settings
-    # Mesa's software renderer would start a thread a core in each of the processes.
-    os.environ.setdefault("LP_NUM_THREADS", "1")
     _world, _settings = MetaWorld(settings.pop("task"), **settings), (operators, masks)
 
 
