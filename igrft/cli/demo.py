@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("out/demo"),
     task: Annotated[str, typer.Option(help="Of Meta-World; one that has a task file.")] = "shelf-place-v3",
-    demonstrations: Annotated[int, typer.Option(min=4, help="Episodes to record.")] = 40,
+    demonstrations: Annotated[int, typer.Option(min=4, help="Episodes to record.")] = 30,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of evaluation after each stage.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of recording and training.")] = 0,
     quiet: Quiet = False,

@@ -38,12 +38,12 @@ class DemoSettings:
     """
 
     task: str = "shelf-place-v3"
-    demonstrations: int = 40
+    demonstrations: int = 30
     episodes: int = 50
     width: int = 240
     height: int = 180
     seed: int = 0
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ("batch_size=128",)
 
 
 @dataclass
