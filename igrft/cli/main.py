@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from igrft.errors import IgrftError, UsageError
 
+_STOPPED, _GO_ON = 130, "stopped; run the same command again to go on where it was"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit with its status."""
@@ -30,11 +32,14 @@ def run(argv: list[str]) -> int:
         rest, overrides = split_overrides([a for a in argv if a != "--debug"])
         status = app(args=rest, prog_name="igrft", standalone_mode=False, obj=overrides)
         sys.stdout.flush()
+        if status == _STOPPED:
+            # Typer catches Ctrl-C itself, and says nothing.
+            return _fail(_GO_ON, _STOPPED)
         return status if isinstance(status, int) else 0
     except TyperException as error:
         return _wrong_usage(error)
     except (Abort, KeyboardInterrupt):
-        return _fail("stopped; run the same command again to go on where it was", 130)
+        return _fail(_GO_ON, _STOPPED)
     except IgrftError as error:
         if debug:
             traceback.print_exc()

@@ -109,3 +109,12 @@ def test_help_of_every_verb_loads_nothing_heavy():
 def test_a_closed_pipe_is_no_failure(source, pipeline_file, tmp_path):
     command = f"{sys.executable} -m igrft.cli.main --help | true; exit ${{PIPESTATUS[0]}}"
     assert subprocess.run(["bash", "-c", command], cwd=PROJECT).returncode == 0
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("igrft.reports.inspect.inspect", stop)
+    assert run(["inspect", "anything"]) == 130
+    assert capsys.readouterr().err == "igrft: stopped; run the same command again to go on where it was\n"
