@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,17 @@ def record(recorder: Recorder, *seeds: int, pictures: bool = False) -> None:
         recorder.save(success=success(seed), facts=facts(seed))
 
 
+@cache
+def _known() -> dict[bytes, int]:
+    return {frame(seed, 0)["observation.state"].tobytes(): seed for seed in range(2000)}
+
+
 def seeds_in(root: Path) -> list[int]:
     """Seeds of the episodes at ``root``, each known by its first state; none where there is no dataset."""
     if not root.exists():
         return []
     reader = DatasetReader.open(root)
-    known = {frame(seed, 0)["observation.state"].tobytes(): seed for seed in range(200)}
+    known = _known()
     states = [reader.column(row, "observation.state").astype(np.float32) for row in range(reader.num_episodes)]
     return [known[np.ascontiguousarray(state[0]).tobytes()] for state in states]
 

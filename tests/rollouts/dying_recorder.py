@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def run(root: Path, pictures: bool, first: int) -> int:
                 while True:
                     for t in range(length(seed)):
                         recorder.add(frame(seed, t, pictures=pictures))
+                        time.sleep(0.01)
                     recorder.save(success=success(seed), facts=facts(seed))
                     if seed % 2:
                         recorder.flush()
