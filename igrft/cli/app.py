@@ -10,6 +10,7 @@ import typer
 from igrft.cli import demo, evaluation, rollouts, serving, simulation
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
+from igrft.extras import require
 
 app = typer.Typer(
     name="igrft",
@@ -168,7 +169,7 @@ def train(
     Settings of the recipe follow as options: --datasets.0.root=FOLDER --steps=1000 --policy.device=cuda
     """
     overrides = [*plain_overrides(ctx.args), *(ctx.obj or [])]
-    _refuse_missing_extra()
+    require("igrft train", "train")
     if dry_run:
         from igrft.training.dry_run import dry_run as look
 
@@ -275,15 +276,6 @@ def subtasks_export(
     found = export_subtasks(dataset, file, overwrite=overwrite)
     typer.echo(f"{file}: {count(found, 'episode')}")
     return 0
-
-
-def _refuse_missing_extra() -> None:
-    """Training takes packages that labelling does not."""
-    import importlib.util
-
-    missing = [n for n in ("accelerate", "draccus", "peft", "transformers") if importlib.util.find_spec(n) is None]
-    if missing:
-        raise UsageError(f"igrft train needs {', '.join(missing)}; run: pip install 'igrft[train]'")
 
 
 def _list_set_aside(reasons: dict[Any, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from igrft.cli.options import Quiet
+from igrft.extras import require
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +27,8 @@ def demo(
     """The whole way on an embedded simulation: record, label, train three stages, evaluate, one page."""
     from igrft.demo.run import DemoSettings
     from igrft.demo.run import demo as run
-    from igrft.rollouts.build import require
 
-    require("sim", "metaworld", "mujoco")
-    require("train", "accelerate", "draccus")
-    require("eval", "matplotlib")
+    require("igrft demo", "sim", "train", "eval")
     settings = DemoSettings(task=task, demonstrations=demonstrations, episodes=episodes, seed=seed)
     page = run(output, settings, say=(lambda line: None) if quiet else typer.echo)
     typer.echo("The story, to be opened in a browser:" if not quiet else "", nl=not quiet)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from igrft.cli.options import Json, Quiet, dump, plain_overrides
-from igrft.errors import UsageError
+from igrft.extras import require
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def evaluate(
     --temperatures=[1.0,0.35] --videos=failures
     """
     overrides = [*plain_overrides(ctx.args), *(ctx.obj or [])]
-    _refuse_missing_extra()
+    require("igrft eval", "train", "eval")
     from igrft.evaluation.run import evaluate as run
 
     def say(line: str) -> None:
@@ -44,13 +44,3 @@ def evaluate(
     if not as_json:
         typer.echo(f"\n{found.folder}")
     return 0 if found.complete else 1
-
-
-def _refuse_missing_extra() -> None:
-    """Recipes and figures take packages that labelling does not."""
-    import importlib.util
-
-    for extra, packages in (("train", ("draccus",)), ("eval", ("matplotlib",))):
-        missing = [name for name in packages if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UsageError(f"igrft eval needs {', '.join(missing)}; run: pip install 'igrft[{extra}]'")

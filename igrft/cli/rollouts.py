@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from igrft.cli.options import Json, Quiet, count, dump, plain_overrides
+from igrft.extras import require
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +27,7 @@ def rollout(
 
     Settings of the recipe follow as options: --init_from=RUN --environment.task=shelf-place-v3 --rollout.episodes=10
     """
+    require("igrft rollout", "train")
     from igrft.rollouts.run import rollout as run
     from igrft.training.recipe_file import load_recipe
 

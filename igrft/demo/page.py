@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from igrft.reports.pictures import film_strip
 from igrft.reports.render import render
 from igrft.reports.run.axes import FOOT, LEFT, RIGHT, WIDTH, Axes
 from igrft.reports.text import percent
+from igrft.rollouts.facts import read_rounds
 
 if TYPE_CHECKING:
     from igrft.demo.run import Demo
@@ -41,10 +41,9 @@ class Film:
 def write_page(told: Demo) -> Path:
     """Write ``index.html`` and return its path."""
     assert told.evaluation is not None
-    rows = {row.name: row for row in told.evaluation.summary.rows if row.task is None or len(STAGES) == 1}
-    rows = rows or {row.name: row for row in told.evaluation.summary.rows}
+    # There is one task, so a stage has one row.
+    rows = {row.name: row for row in told.evaluation.summary.rows}
     path = told.root / "index.html"
-    line = json.loads((told.hil / "rounds.jsonl").read_text(encoding="utf-8").splitlines()[0])
     page = render(
         "demo.html.j2",
         task=told.settings.task,
@@ -55,7 +54,7 @@ def write_page(told: Demo) -> Path:
         recorded=_recorded(told),
         films=_films(told),
         labels=_labels(told),
-        round=line,
+        round=read_rounds(told.hil)[0],
         figures=_values(told),
         rates=_rates([rows[name] for name in STAGES]),
         table=_table(told, rows),

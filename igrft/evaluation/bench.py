@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,16 +19,16 @@ from igrft.evaluation.contenders import Contender, exploration_of
 from igrft.evaluation.recipe import EXPLORATION, SERVER, EvalRecipe
 from igrft.evaluation.store import EPISODES, Key
 from igrft.evaluation.traces import Trace
+from igrft.models.devices import torch_threads
 from igrft.rollouts.episode import EpisodeResult, Frame, run_episode
 from igrft.rollouts.protocols import ActionSource, Embodiment, Event, Human
+from igrft.rollouts.waiting import reset_events
 
 if TYPE_CHECKING:
     from igrft.evaluation.videos import VideoWriter
     from igrft.rollouts.engine import Engine
     from igrft.rollouts.noise import NoiseRule
 
-#: Seconds between two looks for the human's keys in a reset phase.
-_LOOK = 0.05
 #: Width of the pictures that a figure of the episode shows.
 _WIDTH = 240
 
@@ -194,7 +194,7 @@ class Bench:
             if film is not None:
                 film.add(frame)
 
-        with _threads(recipe.cpu_threads):
+        with torch_threads(recipe.cpu_threads):
             return run_episode(
                 body,
                 stage.engine,
@@ -247,17 +247,13 @@ class Bench:
         stage.engine.pause()
         one = self.contenders[job.contender]
         self._say(f"{one.name}, episode {job.number}: reset the scene, then say so (at most {seconds:g} s)")
-        human.call("reset the scene")
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            for event in human.events():
-                if event is Event.STOP:
-                    raise Stopped
-                if event is Event.READY:
-                    return
-                if event is Event.AGAIN:
-                    raise Again
-            time.sleep(_LOOK)
+        for event in reset_events(human, seconds):
+            if event is Event.STOP:
+                raise Stopped
+            if event is Event.READY:
+                return
+            if event is Event.AGAIN:
+                raise Again
 
     # What is kept open.
 
@@ -452,20 +448,3 @@ def folder_of(one: Contender, temperature: float | str) -> str:
     text = f"{one.name} {one.task} seed {one.seed} T {temperature}"
     plain = re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_.")
     return f"{plain}_{sha256(text.encode()).hexdigest()[:6]}"
-
-
-@contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """PyTorch computes on ``number`` threads inside the block; nothing where it is not loaded."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

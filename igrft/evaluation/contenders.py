@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,9 +12,9 @@ import yaml
 
 from igrft.errors import UsageError
 from igrft.evaluation.recipe import SERVER, CheckpointEntry, EvalRecipe
+from igrft.rollouts.facts import ROUNDS, read_rounds
 from igrft.training.recipe import ExplorationSettings
 
-_ROUNDS = "rounds.jsonl"
 _ROUND = re.compile(r"round_(\d+)")
 
 
@@ -146,7 +145,7 @@ def exploration_of(contender: Contender, recipe: EvalRecipe) -> ExplorationSetti
 def default_name(entry: CheckpointEntry, run: Path | None) -> str:
     """What a checkpoint is called in tables: its run's folder, with the run before a round's."""
     path = Path(str(entry.path)).expanduser()
-    if run is None or (path / _ROUNDS).is_file():
+    if run is None or (path / ROUNDS).is_file():
         return path.name
     return f"{run.parent.name}/{run.name}" if _ROUND.fullmatch(run.name) else run.name
 
@@ -158,11 +157,11 @@ def interventions_of(run: Path) -> int | None:
         0 where it was trained on demonstrations alone; None where rollouts were given that no round recorded.
     """
     match = _ROUND.fullmatch(run.name)
-    if match and (run.parent / _ROUNDS).is_file():
-        lines = [line for line in _lines(run.parent) if int(line["round"]) <= int(match[1])]
+    if match and (run.parent / ROUNDS).is_file():
+        lines = [line for line in read_rounds(run.parent) if int(line["round"]) <= int(match[1])]
         return sum(int(line["interventions"]) for line in lines)
-    if (run / _ROUNDS).is_file():
-        return sum(int(line["interventions"]) for line in _lines(run))
+    if (run / ROUNDS).is_file():
+        return sum(int(line["interventions"]) for line in read_rounds(run))
     listed = run_recipe(run).get("datasets") or []
     return None if any(entry.get("kind") == "rollouts" for entry in listed) else 0
 
@@ -170,12 +169,12 @@ def interventions_of(run: Path) -> int | None:
 def _rounds(entry: CheckpointEntry) -> list[CheckpointEntry]:
     """The start of a run of Stage III and each of its rounds, as entries of one curve."""
     run = Path(str(entry.path)).expanduser()
-    if not (run / _ROUNDS).is_file():
-        raise UsageError(f"{run} has no {_ROUNDS}: it is no run of Stage III with a finished round; leave rounds out")
+    if not (run / ROUNDS).is_file():
+        raise UsageError(f"{run} has no {ROUNDS}: it is no run of Stage III with a finished round; leave rounds out")
     curve = entry.curve or entry.name or run.name
     start = run_recipe(run).get("init_from")
     found = [CheckpointEntry(str(start), f"{curve} start", entry.task, entry.seed, False, curve, 0)] if start else []
-    for line in _lines(run):
+    for line in read_rounds(run):
         number = int(line["round"])
         path = str(run / str(line["run"]))
         found.append(CheckpointEntry(path, f"{curve} round {number}", entry.task, entry.seed, False, curve))
@@ -184,7 +183,3 @@ def _rounds(entry: CheckpointEntry) -> list[CheckpointEntry]:
     for one in found:
         one.seed = seed
     return found
-
-
-def _lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / _ROUNDS).read_text(encoding="utf-8").splitlines()]

@@ -19,6 +19,7 @@ from igrft.evaluation.recipe import SERVER, EvalRecipe, check_recipe
 from igrft.evaluation.store import SUMMARY, ResultStore
 from igrft.evaluation.summary import Summary, curves_of, summarise
 from igrft.evaluation.table import to_text
+from igrft.models.devices import accelerator
 from igrft.pipeline.workers import default_workers, one_line, refuse_full_disk
 
 #: Settings that decide how an episode goes; results made under others do not stand in one folder.
@@ -236,17 +237,11 @@ def _workers(recipe: EvalRecipe, jobs: int) -> int:
         return 1
     if recipe.workers is not None:
         return min(recipe.workers, jobs)
-    if recipe.device not in (None, "cpu") or (recipe.device is None and _accelerated()):
+    if recipe.device not in (None, "cpu") or (recipe.device is None and accelerator() != "cpu"):
         # Several copies of a large policy do not fit.
         return 1
     # Starting a process costs as much as some episodes.
     return max(1, min(default_workers(), jobs // 4))
-
-
-def _accelerated() -> bool:
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def _report(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from igrft.dataset.files import read_json
+from igrft.dataset.locks import locked
 from igrft.dataset.parquet import write_json
 from igrft.errors import IgrftError, UsageError
 
@@ -67,7 +67,8 @@ class ResultStore:
         if folder.is_dir() and not (folder / SETTINGS).is_file() and any(p.name != ".lock" for p in folder.iterdir()):
             raise UsageError(f"{folder} holds something that is no evaluation of igrft; give another --output_dir")
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        refusal = f"{folder} is written by another evaluation; wait for it, or give another --output_dir"
+        with locked(folder / ".lock", refusal):
             if overwrite:
                 clear(folder)
             store = cls(folder)
@@ -160,15 +161,3 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise IgrftError(
-                f"{folder} is written by another evaluation; wait for it, or give another --output_dir"
-            ) from None
-        yield

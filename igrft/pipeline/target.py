@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from igrft.dataset.files import IGRFT, read_json
+from igrft.dataset.locks import locked
 from igrft.errors import IgrftError, UsageError
 
 #: All that a staging folder of ours holds; it is removed when all is done, so nothing else may lie there.
@@ -66,7 +67,6 @@ class Target:
         Raises:
             IgrftError: another run is at work on it, or somebody else's files lie in its staging folder.
         """
-        import fcntl
 
         if self.staging.exists():
             strange = sorted({p.name for p in self.staging.iterdir()} - _OWN)
@@ -76,13 +76,9 @@ class Target:
                     "did not put there; move it away, or name another TARGET"
                 )
         self.staging.mkdir(parents=True, exist_ok=True)
-        with (self.staging / "lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise IgrftError(
-                    f"another run is at work on {self.path}; wait for it, or name another TARGET"
-                ) from None
+        with locked(
+            self.staging / "lock", f"another run is at work on {self.path}; wait for it, or name another TARGET"
+        ):
             yield
 
     def recover(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from igrft.errors import UsageError, did_you_mean
+from igrft.extras import require
 from igrft.rollouts.protocols import ActionSource, Embodiment
 from igrft.rollouts.settings import EnvironmentSettings, InferenceSettings
 
@@ -24,12 +25,12 @@ def make_embodiment(settings: EnvironmentSettings, *, pictures: bool) -> Embodim
         UsageError: an unknown type or task, a missing extra.
     """
     if settings.type == "metaworld":
-        require("sim", "metaworld", "mujoco")
+        require("the simulation", "sim")
         from igrft.simulation.metaworld import MetaWorld
 
         return MetaWorld.from_settings(settings, pictures=pictures)
     if settings.type == "robot":
-        require("robot", "serial")
+        require("driving a robot", "robot")
         from igrft.rollouts.robot import RobotEmbodiment
 
         return RobotEmbodiment.from_settings(settings)
@@ -48,7 +49,7 @@ def make_source(
         UsageError: neither is named.
     """
     if inference.server is not None:
-        require("serve", "websockets", "msgpack")
+        require("a policy behind a server", "serve")
         from igrft.serving.client import RemotePolicy
 
         # A plain openpi server does not say how long its chunks are.
@@ -63,12 +64,3 @@ def load_policy(checkpoint: str, *, device: str | None, exploration: Any, horizo
     from igrft.rollouts.policy import LocalPolicy
 
     return LocalPolicy.load(checkpoint, device=device, exploration=exploration, horizon=horizon)
-
-
-def require(extra: str, *packages: str) -> None:
-    """Raises UsageError: packages of an extra are missing; names the line that installs them."""
-    import importlib.util
-
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"this needs {', '.join(missing)}; run: pip install 'igrft[{extra}]'")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from igrft.dataset.files import DATA_PATH, INFO, STATS, TASKS, VIDEO_PATH, read_json
+from igrft.dataset.locks import sync
 from igrft.dataset.parquet import write_json
 from igrft.rollouts.facts import ROLLOUT, RolloutRecord, read_rollout
 from igrft.rollouts.statistics import DatasetStatistics
@@ -64,7 +65,7 @@ def publish(files: Files, root: Path, scratch: Path) -> None:
         OSError: the episode is complete if ``meta/info.json`` at ``root`` counts it, and not otherwise.
     """
     for path in files.values():
-        _sync(path)
+        sync(path)
     ordered = sorted(files, key=_rank)
     if exists(root):
         _move(files, root, [name for name in ordered if name != INFO])
@@ -79,7 +80,7 @@ def publish(files: Files, root: Path, scratch: Path) -> None:
     # Its parents may be as new as it is.
     for folder in root.parents:
         with contextlib.suppress(PermissionError):
-            _sync(folder)
+            sync(folder)
 
 
 def _rank(name: str) -> tuple[int, str]:
@@ -99,7 +100,7 @@ def _move(files: Files, root: Path, names: Iterable[str]) -> None:
         os.replace(files[name], root / name)
         changed[folder] = None
     for folder in changed:
-        _sync(folder)
+        sync(folder)
 
 
 def take_back(root: Path, scratch: Path) -> DatasetStatistics:
@@ -115,7 +116,7 @@ def take_back(root: Path, scratch: Path) -> DatasetStatistics:
     complete = int(info["total_episodes"]) - 1
     if complete < 1:
         root.rename(scratch / "dropped")
-        _sync(root.parent)
+        sync(root.parent)
         return DatasetStatistics()
     last = read_json(root / ROLLOUT)["episodes"][complete]
     _replace_json(root / INFO, counted(info, complete, int(info["total_frames"]) - int(last["frames"])), scratch)
@@ -136,7 +137,7 @@ def trim(root: Path, scratch: Path) -> DatasetStatistics:
     for path in beyond:
         path.unlink()
     for folder in dict.fromkeys(p.parent for p in beyond):
-        _sync(folder)
+        sync(folder)
     record = read_json(root / ROLLOUT)
     if len(record["episodes"]) > complete:
         _replace_json(root / ROLLOUT, read_rollout(root).to_json(), scratch)
@@ -170,15 +171,6 @@ def prepare(folder: Path, info: dict[str, Any], record: RolloutRecord, statistic
 def _replace_json(path: Path, value: Any, scratch: Path) -> None:
     prepared = scratch / path.name
     write_json(prepared, value)
-    _sync(prepared)
+    sync(prepared)
     os.replace(prepared, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Make a file's content, or a folder's entries, survive a pulled plug."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

@@ -13,6 +13,8 @@ from igrft.dataset.files import INFO, read_json
 from igrft.errors import IgrftError, UsageError
 
 ROLLOUT = "meta/igrft_rollout.json"
+#: In the folder of a run of Stage III: one line a finished round.
+ROUNDS = "rounds.jsonl"
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,9 @@ def _is_list(value: Any) -> bool:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def read_rounds(run: Path) -> list[dict[str, Any]]:
+    """The finished rounds of a run of Stage III, in order; none where there is no such file."""
+    path = run / ROUNDS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -79,6 +79,7 @@ class LocalPolicy:
         Raises:
             UsageError, IgrftError: see :func:`igrft.models.load.load_checkpoint`.
         """
+        from igrft.models.devices import accelerator
         from igrft.models.inference import for_inference
         from igrft.models.load import load_checkpoint
 
@@ -90,8 +91,7 @@ class LocalPolicy:
             rule = NoiseRule(**vars(exploration))
         else:
             rule = NoiseRule()
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = device or accelerator()
         loaded = load_checkpoint(checkpoint, device=device)
         loaded.actor, judge = for_inference(loaded.actor, loaded.critic)
         # Only an accelerator records kernels; elsewhere the critic as it is has less around it.

@@ -29,15 +29,14 @@ from igrft.models.load import CHECKPOINTS, CheckpointFolder
 from igrft.pipeline.config import Pipeline, load_pipeline, recorded_pipeline
 from igrft.pipeline.run import annotate
 from igrft.rollouts.build import make_embodiment
+from igrft.rollouts.facts import ROUNDS, read_rounds
 from igrft.rollouts.run import dataset_name, refuse_incomplete, rollout, summary
 from igrft.rollouts.settings import EnvironmentSettings
 from igrft.training.recipe import DatasetEntry, Recipe
+from igrft.training.recorder import METRICS
 
 if TYPE_CHECKING:
     from igrft.training.run import TrainResult
-
-ROUNDS = "rounds.jsonl"
-METRICS = "metrics.jsonl"
 
 
 def run_rounds(
@@ -93,8 +92,7 @@ def run_rounds(
 
 def done(run: Path) -> int:
     """Finished rounds in a run's folder."""
-    path = run / ROUNDS
-    return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
+    return len(read_rounds(run))
 
 
 def clear(run: Path) -> None:

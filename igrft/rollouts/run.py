@@ -6,7 +6,6 @@ import contextlib
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +23,12 @@ from igrft.rollouts.protocols import ActionSource, Embodiment, Event, Human
 from igrft.rollouts.safety import Limiter
 from igrft.rollouts.settings import RolloutSettings
 from igrft.rollouts.stagnation import StagnationMonitor
+from igrft.rollouts.waiting import reset_events
 
 if TYPE_CHECKING:
     from igrft.rollouts.keys import KeyInput
     from igrft.rollouts.recorder import Recorder
     from igrft.training.recipe import Recipe
-
-#: Seconds between two looks for the human's keys in a reset phase.
-_LOOK = 0.05
 
 
 @dataclass
@@ -144,9 +141,8 @@ def dataset_name(embodiment: str, number: int) -> str:
 
 
 def _check(settings: RolloutSettings) -> None:
-    for name in ("episodes",):
-        if getattr(settings, name) < 1:
-            raise UsageError(f"rollout.{name} must be at least 1, got {getattr(settings, name)}")
+    if settings.episodes < 1:
+        raise UsageError(f"rollout.episodes must be at least 1, got {settings.episodes}")
     for name in ("round", "seed", "reset_seconds", "help_seconds"):
         if not getattr(settings, name) >= 0:
             raise UsageError(f"rollout.{name} must not be negative, got {getattr(settings, name)}")
@@ -303,18 +299,14 @@ class _Collector:
             return True
         self.engine.pause()
         self.say(f"reset the scene, then say so (at most {self.settings.reset_seconds:g} s)")
-        human.call("reset the scene")
-        until = time.monotonic() + self.settings.reset_seconds
-        while time.monotonic() < until and not self.stopping.is_set():
-            for event in human.events():
-                if event is Event.STOP:
-                    return False
-                if event is Event.READY:
-                    return True
-                if event is Event.AGAIN and self.recorder.episodes:
-                    self.recorder.drop_last()
-                    self.say(f"episode {self.recorder.episodes}: taken back, to be recorded again")
-            time.sleep(_LOOK)
+        for event in reset_events(human, self.settings.reset_seconds, self.stopping.is_set):
+            if event is Event.STOP:
+                return False
+            if event is Event.READY:
+                return True
+            if event is Event.AGAIN and self.recorder.episodes:
+                self.recorder.drop_last()
+                self.say(f"episode {self.recorder.episodes}: taken back, to be recorded again")
         return not self.stopping.is_set()
 
 

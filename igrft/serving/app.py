@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from igrft.errors import IgrftError, UsageError
+from igrft.extras import require
 from igrft.rollouts.protocols import ActionSource, Observation
 from igrft.serving.access import ApiKey, bind, is_loopback
 from igrft.serving.limits import Limits
@@ -53,7 +53,7 @@ def serve_checkpoint(
         IgrftError: weights that do not fit, an address that is taken, a policy that fails on its first observation,
             or requests that were not answered when the server stopped.
     """
-    _refuse_missing_extra()
+    require("igrft serve", "serve")
     if exploration is not None and noise_temperature is not None:
         raise UsageError("noise is explored with (--explore) or has one temperature (--noise-temperature), not both")
     if horizon < 1:
@@ -120,9 +120,3 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._write(self.format(record))
-
-
-def _refuse_missing_extra() -> None:
-    missing = [n for n in ("msgpack", "websockets") if importlib.util.find_spec(n) is None]
-    if missing:
-        raise UsageError(f"igrft serve needs {', '.join(missing)}; run: pip install 'igrft[serve]'")

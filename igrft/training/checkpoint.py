@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from igrft.dataset.locks import sync
 from igrft.dataset.parquet import write_json
 from igrft.errors import IgrftError
 from igrft.models.load import CHECKPOINTS, CONFIG, CRITIC, LAST, PRETRAINED, WEIGHTS
@@ -170,7 +171,7 @@ def _write(
     write_json(training / STATE, {"step": step, "ema_updates": state.ema.updates if state.ema else 0, **state.extra})
     for path in folder.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync(path)
 
 
 def restore(folder: Path, state: RunState) -> dict[str, Any]:
@@ -254,11 +255,3 @@ def _prune(run: Path, newest_one: Path, keep: int | None) -> None:
     if keep is not None:
         for path in found[: max(0, len(found) - (keep - 1))]:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

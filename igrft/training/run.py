@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from igrft.dataset.locks import locked
 from igrft.dataset.parquet import write_text
-from igrft.errors import IgrftError, UsageError
+from igrft.errors import UsageError
+from igrft.models.devices import torch_threads
 from igrft.pipeline.workers import refuse_full_disk
 from igrft.training import checkpoint
 from igrft.training.ema import Ema
@@ -81,7 +82,7 @@ def train(
         loaded.datasets = [entry for entry in loaded.datasets if entry.kind == "demonstrations"]
     check_recipe(loaded, name)
     run = run_folder(loaded, name).absolute()
-    with _threads(loaded.cpu_threads):
+    with torch_threads(loaded.cpu_threads):
         if makes_rollouts(loaded):
             return _rounds(loaded, run, overwrite, show_progress, say)
         return _train(loaded, run, overwrite, show_progress)
@@ -284,18 +285,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-@contextlib.contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """PyTorch computes on ``number`` threads inside the block."""
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _step_of(folder: Path | None) -> int:
     return int(folder.name) if folder is not None else 0
 
@@ -304,9 +293,5 @@ def _step_of(folder: Path | None) -> int:
 def _locked(run: Path) -> Iterator[None]:
     """Refuse a second process that trains into the same folder."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise IgrftError(f"{run} is being trained by another process; give another --output_dir") from None
+    with locked(run / ".lock", f"{run} is being trained by another process; give another --output_dir"):
         yield

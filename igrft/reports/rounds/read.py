@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from igrft.dataset.files import INFO
 from igrft.errors import IgrftError
 from igrft.evaluation.store import SUMMARY
-from igrft.reports.run.read import METRICS, RECIPE, ROUND, ROUNDS, Metrics, is_run, read_metrics
+from igrft.reports.run.read import METRICS, RECIPE, ROUND, Metrics, is_run, read_metrics, read_recipe, setting_of
 from igrft.reports.text import plural
-from igrft.rollouts.facts import ROLLOUT, RolloutRecord, read_rollout
+from igrft.rollouts.facts import ROLLOUT, ROUNDS, RolloutRecord, read_rollout
 from igrft.rollouts.run import summary
 
 #: Numbers of a round that are read from ``rounds.jsonl``.
@@ -103,12 +101,7 @@ class RoundsRun:
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A setting of the recipe by its dotted name."""
-        node: Any = self.recipe
-        for part in key.split("."):
-            if not isinstance(node, Mapping) or part not in node:
-                return default
-            node = node[part]
-        return default if node is None else node
+        return setting_of(self.recipe, key, default)
 
     def whole(self, key: str, default: int) -> int:
         """A setting that is a whole number."""
@@ -132,23 +125,13 @@ def read_rounds(root: Path) -> RoundsRun:
         IgrftError: its recipe cannot be read. Anything else that cannot be read goes to the notes.
     """
     notes: list[str] = []
-    recipe = _recipe(root / RECIPE)
+    recipe = read_recipe(root / RECIPE)
     lines = _lines(root / ROUNDS, notes)
     updates = {int(m[1]): p for p in root.iterdir() if p.is_dir() and (m := re.fullmatch(ROUND, p.name))}
     recorded = _rollouts(root)
     numbers = sorted({*lines, *updates, *recorded})
     found = [_round(n, lines.get(n), updates.get(n), recorded.get(n), notes) for n in numbers]
     return RoundsRun(root, recipe, found, _metrics(root, notes), _evaluations(root, notes), notes)
-
-
-def _recipe(path: Path) -> Mapping[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise IgrftError(f"{path} is not YAML ({' '.join(str(error).split())}); restore it from the recipe") from None
-    if not isinstance(value, Mapping):
-        raise IgrftError(f"{path} holds no mapping of settings; restore it from the recipe")
-    return value
 
 
 def _metrics(root: Path, notes: list[str]) -> Metrics:

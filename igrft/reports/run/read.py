@@ -19,11 +19,11 @@ import yaml
 from igrft.dataset.files import INFO
 from igrft.errors import IgrftError, UsageError
 from igrft.reports.text import plural
+from igrft.rollouts.facts import ROUNDS
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
-#: Of a run made of rounds: a line a finished round, and the folders of their updates and rollouts.
-ROUNDS = "rounds.jsonl"
+#: Of a run made of rounds: the folders of their updates and rollouts.
 ROUND = r"round_(\d+)"
 _ROLLOUTS = r"rollout_.+_\d+"
 SAMPLES = "diagnosis/samples"
@@ -103,12 +103,7 @@ class Run:
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A setting of the recipe by its dotted name; ``default`` where the recipe has none."""
-        node: Any = self.recipe
-        for part in key.split("."):
-            if not isinstance(node, Mapping) or part not in node:
-                return default
-            node = node[part]
-        return default if node is None else node
+        return setting_of(self.recipe, key, default)
 
     def number(self, key: str, default: float) -> float:
         """A setting that is a number."""
@@ -193,7 +188,7 @@ def read_run(root: Path) -> Run:
     if not (root / METRICS).is_file():
         raise IgrftError(f"{root} has no {METRICS}: no round is finished yet; wait for the first")
     notes: list[str] = []
-    recipe = _recipe(root / RECIPE)
+    recipe = read_recipe(root / RECIPE)
     metrics = read_metrics(root / METRICS)
     if metrics.broken:
         notes.append(f"{plural(metrics.broken, 'line')} of {METRICS} could not be read and were left out.")
@@ -266,7 +261,18 @@ def _numbers(value: Mapping[str, Any]) -> dict[str, float]:
     return out
 
 
-def _recipe(path: Path) -> Mapping[str, Any]:
+def setting_of(recipe: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """A setting of a recipe by its dotted name; ``default`` where the recipe has none."""
+    node: Any = recipe
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return default
+        node = node[part]
+    return default if node is None else node
+
+
+def read_recipe(path: Path) -> Mapping[str, Any]:
+    """A run's recipe. Raises IgrftError: it is no mapping in YAML."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -134,25 +134,17 @@ class Values(StepDefaults):
         Raises:
             IgrftError: its weights do not fit its configuration.
         """
+        from igrft.models.devices import accelerator
         from igrft.models.load import CheckpointFolder, load_checkpoint
         from igrft.steps.values.labeller import Judging, ValueLabeller
 
         step = self if self.digest is not None else self.resolve(dataset)
         path = str(step.checkpoint)
-        loaded = load_checkpoint(path, device=_accelerator() if step.device == "auto" else step.device)
+        loaded = load_checkpoint(path, device=accelerator() if step.device == "auto" else step.device)
         inputs = read_inputs(CheckpointFolder.find(path).pretrained)
         judging = Judging(**{f.name: getattr(step, f.name) for f in dataclasses.fields(Judging)})
         half = step.precision == "bf16"
         return ValueLabeller(loaded, dataset, inputs, judging, step.batch_size, half=half)
-
-
-def _accelerator() -> str:
-    """The device to compute on where none was named, whatever the checkpoint was trained on."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _refuse_device(device: str) -> None:
