@@ -103,16 +103,16 @@ def try_encoder(cameras: Mapping[str, Sequence[int]], fps: int, settings: RGBEnc
         IgrftError: it refuses.
     """
     paths = {key: folder / f"try-{i}.mp4" for i, key in enumerate(cameras)}
-    encoder = EpisodeEncoder(paths, fps, settings)
-    try:
-        for key, shape in cameras.items():
+    # One after the other: where all are refused, it is the first that is named.
+    for key, shape in cameras.items():
+        encoder = EpisodeEncoder({key: paths[key]}, fps, settings)
+        try:
             for _ in range(2):
                 encoder.add(key, np.zeros(shape, dtype=np.uint8))
-        encoder.finish()
-    except BaseException:
-        # One camera may be refused while the threads of the others still write.
-        encoder.cancel()
-        raise
+            encoder.finish()
+        except BaseException:
+            encoder.cancel()
+            raise
     return list(paths.values())
 
 
