@@ -132,7 +132,11 @@ def _inside(low: np.ndarray | None, high: np.ndarray | None, dim: int) -> tuple[
 def _reach(before: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest float32 within ``step`` of ``before``."""
     middle = before.astype(np.float64)
-    return _round_up(middle - step), _round_down(middle + step)
+    least, most = _round_up(middle - step), _round_down(middle + step)
+    # The sum itself may have been rounded away from where the joint stands: one float32 nearer.
+    least = np.where(middle - least > step, np.nextafter(least, _INFINITY), least)
+    most = np.where(most - middle > step, np.nextafter(most, -_INFINITY), most)
+    return least, most
 
 
 def _clip(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from igrft.errors import IgrftError, UsageError
@@ -124,6 +124,11 @@ def cases(draw: st.DrawFn) -> tuple[SafetySettings, np.ndarray, np.ndarray | Non
     return settings, np.array(action, np.float32), None if before is None else np.array(before, np.float32)
 
 
+#: 1026 less the step is half a float64 above 1024 and rounds to it: 1024 would be more than the step away.
+ROUNDED = SafetySettings(low=[0.0], high=[0.0], step=[1.9999999999998863])
+
+
+@example((ROUNDED, np.zeros(1, np.float32), np.full(1, 1026, np.float32)))
 @given(cases())
 def test_inside_limits_and_within_a_step(case: tuple[SafetySettings, np.ndarray, np.ndarray | None]) -> None:
     settings, action, before = case
