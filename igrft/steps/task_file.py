@@ -4,11 +4,14 @@
 goal: put the cup on the shelf
 success: the cup stands on the shelf and the gripper has let go
 match: [place the cup on the shelf]     # task strings of episodes; used where `task` is a folder
+camera: observation.images.top          # what a vision-language model is shown; unset, a fixed camera
 subtasks:
   - reach the cup
   - {name: grasp the cup, weight: 2}
   - for_each: {item: [ginger, banana]}
     subtasks: [pick up the {item}, place the {item} into the bag]
+  - for_each: {"source, target": [[yellow, red], [green, yellow]]}     # words that go together
+    subtasks: [stack the {source} block on the {target} block]
 ```
 """
 
@@ -30,7 +33,13 @@ _KEYS = ("goal", "success", "match", "subtasks", "camera")
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its ordered subtask names, and their importance weights where given."""
+    """A task: its ordered subtask names, and their importance weights where given.
+
+    Attributes:
+        goal, success: in words, as a vision-language model is told them.
+        match: task strings of the episodes that it is for.
+        camera: key of the camera that shows it best; None leaves the choice open.
+    """
 
     path: str
     subtasks: tuple[str, ...]
@@ -38,6 +47,7 @@ class Task:
     goal: str = ""
     success: str = ""
     match: tuple[str, ...] = ()
+    camera: str | None = None
 
 
 def load_task(path: Path) -> Task:
@@ -65,6 +75,9 @@ def load_task(path: Path) -> Task:
     given = [w for _, w in pairs if w is not None]
     weights = tuple(1.0 if w is None else w for _, w in pairs) if given else None
     match = value.get("match") or []
+    camera = value.get("camera")
+    if camera is not None and not isinstance(camera, str):
+        raise UsageError(f"task file {path}: 'camera' must be the key of a camera, got {camera!r}")
     return Task(
         path=str(path),
         subtasks=names,
@@ -72,6 +85,7 @@ def load_task(path: Path) -> Task:
         goal=str(value.get("goal", "")),
         success=str(value.get("success", "")),
         match=tuple(str(m) for m in ([match] if isinstance(match, str) else match)),
+        camera=camera,
     )
 
 
@@ -84,8 +98,8 @@ def _expand(entry: Any, path: Path) -> list[tuple[str, float | None]]:
             raise UsageError(f"task file {path}: 'for_each' needs {{name: [values]}} and a list of 'subtasks'")
         inner = [pair for e in entry["subtasks"] for pair in _expand(e, path)]
         found = []
-        for values in product(*loops.values()):
-            words = dict(zip(loops, values, strict=True))
+        for choice in product(*(_choices(key, values, path) for key, values in loops.items())):
+            words = {word: value for chosen in choice for word, value in chosen.items()}
             found += [(_fill(name, words, path), weight) for name, weight in inner]
         return found
     if isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and set(entry) <= {"name", "weight"}:
@@ -94,6 +108,19 @@ def _expand(entry: Any, path: Path) -> list[tuple[str, float | None]]:
             raise UsageError(f"task file {path}: the weight of {entry['name']!r} must be a number, not negative")
         return [(entry["name"].strip(), None if weight is None else float(weight))]
     raise UsageError(f"task file {path}: {entry!r} is neither a name, {{name, weight}} nor a for_each block")
+
+
+def _choices(key: Any, values: Any, path: Path) -> list[dict[str, Any]]:
+    """What one line of a ``for_each`` stands for, in turn: {word: value}, several words where they go together."""
+    words = [word.strip() for word in str(key).split(",")]
+    if not isinstance(values, list) or not values:
+        raise UsageError(f"task file {path}: 'for_each' needs a list of values for {key!r}")
+    if len(words) == 1:
+        return [{words[0]: value} for value in values]
+    for value in values:
+        if not isinstance(value, list) or len(value) != len(words):
+            raise UsageError(f"task file {path}: each value of {key!r} must be a list of {len(words)}, got {value!r}")
+    return [dict(zip(words, value, strict=True)) for value in values]
 
 
 def _fill(name: str, words: Mapping[str, Any], path: Path) -> str:
