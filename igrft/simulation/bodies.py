@@ -20,6 +20,7 @@ class Bodies:
     Attributes:
         robot, left, right: bool [ngeom], geoms of the whole robot (its stand included) and of each finger.
         things: bool [ngeom], geoms of what can be moved and is not the robot.
+        robot_bodies: bool [nbody], bodies of the whole robot.
         thing_bodies: int [n], bodies of those things.
         radius: float64 [n], of a ball around each such body's centre of mass that holds its geoms, metres.
     """
@@ -28,6 +29,7 @@ class Bodies:
     left: np.ndarray
     right: np.ndarray
     things: np.ndarray
+    robot_bodies: np.ndarray
     thing_bodies: np.ndarray
     radius: np.ndarray
 
@@ -57,6 +59,7 @@ def survey(model: Any) -> Bodies:
         left=below(model.body(_LEFT).id)[body_of],
         right=below(model.body(_RIGHT).id)[body_of],
         things=moved[body_of],
+        robot_bodies=robot,
         thing_bodies=thing_bodies,
         radius=np.array([_radius(model, int(b)) for b in thing_bodies]),
     )

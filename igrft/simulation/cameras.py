@@ -49,8 +49,11 @@ class Cameras:
         self._switch_off(renderer)
         return self._upright(renderer.render(), camera)
 
-    def geometry(self, camera: str) -> np.ndarray:
-        """Which geom ``camera`` sees in each pixel: int32 [H, W], -1 where there is none."""
+    def bodies(self, camera: str) -> np.ndarray:
+        """Which body of the model ``camera`` sees in each pixel: int32 [H, W], -1 where there is none.
+
+        Sites are drawn as well (a red dot on each fingertip), and belong to the body that carries them.
+        """
         import mujoco
 
         renderer = self._ready()
@@ -60,8 +63,16 @@ class Cameras:
             seen = renderer.render()
         finally:
             renderer.disable_segmentation_rendering()
-        is_geom = seen[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM)
-        return self._upright(np.where(is_geom, seen[..., 0], -1).astype(np.int32), camera)
+        number, kind = seen[..., 0], seen[..., 1]
+        found = np.full(number.shape, -1, dtype=np.int32)
+        model = self._env.model
+        for drawn, carriers in (
+            (mujoco.mjtObj.mjOBJ_GEOM, model.geom_bodyid),
+            (mujoco.mjtObj.mjOBJ_SITE, model.site_bodyid),
+        ):
+            is_drawn = kind == int(drawn)
+            found[is_drawn] = np.asarray(carriers)[number[is_drawn]]
+        return self._upright(found, camera)
 
     def close(self) -> None:
         if self._closer is not None:

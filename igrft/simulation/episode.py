@@ -68,7 +68,7 @@ def demonstrate(
         for name, value in world.observe().items():
             rows.setdefault(name, []).append(value)
         for camera, found in seen.items():
-            found.append(robot_mask(world.cameras.geometry(camera), world.bodies))
+            found.append(robot_mask(world.cameras.bodies(camera), world.bodies))
         scene, contact = world.scene(), world.contacts()
         rows.setdefault(c.ACTION, []).append(world.act(operator.action(scene)))
         before, here = here, poses(world.env, world.bodies)

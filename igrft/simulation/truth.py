@@ -94,10 +94,10 @@ def motion(before: tuple[np.ndarray, np.ndarray], after: tuple[np.ndarray, np.nd
     return float((way + radius * angle).max())
 
 
-def robot_mask(geometry: np.ndarray, bodies: Bodies) -> np.ndarray:
+def robot_mask(seen: np.ndarray, bodies: Bodies) -> np.ndarray:
     """bool [H, W] of the robot's pixels, exact to the edge.
 
     Args:
-        geometry: int [H, W], from :meth:`igrft.simulation.cameras.Cameras.geometry`.
+        seen: int [H, W], from :meth:`igrft.simulation.cameras.Cameras.bodies`.
     """
-    return (geometry >= 0) & bodies.robot[np.maximum(geometry, 0)]
+    return (seen >= 0) & bodies.robot_bodies[np.maximum(seen, 0)]

@@ -134,8 +134,7 @@ def _where(world: MetaWorld, body: str) -> tuple[float, float]:
     """Middle of the pixels that show a body or what hangs on it: (row, column)."""
     model = world.env.model
     wanted = {b for b in range(model.nbody) if body in _ancestors(model, b)}
-    geometry = world.cameras.geometry("corner2")
-    shown = np.isin(geometry, [g for g in range(model.ngeom) if model.geom_bodyid[g] in wanted])
+    shown = np.isin(world.cameras.bodies("corner2"), list(wanted))
     assert shown.any()
     rows, columns = np.nonzero(shown)
     return float(rows.mean()), float(columns.mean())
@@ -164,7 +163,7 @@ def test_a_picture_is_the_right_way_up(seen):
 
 
 def test_a_mask_covers_the_robot_and_not_the_thing(seen):
-    mask = robot_mask(seen.cameras.geometry("corner2"), seen.bodies)
+    mask = robot_mask(seen.cameras.bodies("corner2"), seen.bodies)
     picture = seen.observe()[c.IMAGE_PREFIX + "corner2"].astype(int)
     red = (picture[..., 0] > picture[..., 1] + 60) & (picture[..., 0] > picture[..., 2] + 60)
     blue = (picture[..., 2] > picture[..., 0] + 50) & (picture[..., 2] > picture[..., 1] + 50)
@@ -172,6 +171,17 @@ def test_a_mask_covers_the_robot_and_not_the_thing(seen):
     assert mask[red].mean() > 0.98
     assert not mask[blue].any()
     assert 0.02 < mask.mean() < 0.5
+
+
+def test_the_red_dots_on_the_fingertips_are_the_robots():
+    """They are sites, not geoms: holes in the mask that move as the hand does."""
+    world = MetaWorld("drawer-open-v3", cameras=("corner2",), width=640, height=480)
+    world.reset(1)
+    mask = robot_mask(world.cameras.bodies("corner2"), world.bodies)
+    picture = world.observe()[c.IMAGE_PREFIX + "corner2"].astype(int)
+    dots = (picture[..., 0] > 150) & (picture[..., 1] < 30) & (picture[..., 2] < 30)
+    world.close()
+    assert dots.sum() > 20 and mask[dots].all()
 
 
 def test_pictures_are_rendered_when_looked_at_and_once_a_step(seen, monkeypatch):
