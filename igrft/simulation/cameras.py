@@ -74,6 +74,27 @@ class Cameras:
             found[is_drawn] = np.asarray(carriers)[number[is_drawn]]
         return self._upright(found, camera)
 
+    def depth(self, camera: str) -> np.ndarray:
+        """How far along the optical axis of ``camera`` each pixel's surface is: float32 [H, W], metres."""
+        renderer = self._ready()
+        renderer.update_scene(self._env.data, camera=camera)
+        renderer.enable_depth_rendering()
+        try:
+            return self._upright(renderer.render(), camera)
+        finally:
+            renderer.disable_depth_rendering()
+
+    def lens(self, camera: str) -> tuple[np.ndarray, np.ndarray, float]:
+        """Where ``camera`` is, float64 [3]; its axes (the picture's right and up, and backwards) as columns of
+        [3, 3]; and its focal length in pixels.
+        """
+        seen = self._env.data.camera(camera)
+        axes = seen.xmat.reshape(3, 3).copy()
+        if camera in TURNED:
+            axes[:, :2] *= -1
+        focal = self.height / 2 / np.tan(np.radians(self._env.model.camera(camera).fovy[0]) / 2)
+        return seen.xpos.copy(), axes, float(focal)
+
     def close(self) -> None:
         if self._closer is not None:
             self._closer()
