@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from igrft.cli import demo, evaluation, rollouts, serving, simulation
+from igrft.cli import demo, evaluation, rollouts, serving, simulation, subtasks
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 from igrft.extras import require
@@ -20,8 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-subtasks_app = typer.Typer(help="Subtask labels as files.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(subtasks_app, name="subtasks")
+subtasks.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -261,20 +260,6 @@ def report(
         most, options = max_episodes, ctx.obj or []
         path = run(dataset, output, episodes=chosen, max_episodes=most, overrides=options, progress=not quiet)
     typer.echo(str(path))
-    return 0
-
-
-@subtasks_app.command("export")
-def subtasks_export(
-    dataset: DatasetArg,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The subtask file to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-) -> int:
-    """Write a dataset's subtasks as a file, to correct by hand and give back as 'overrides'."""
-    from igrft.steps.subtasks.export import export_subtasks
-
-    found = export_subtasks(dataset, file, overwrite=overwrite)
-    typer.echo(f"{file}: {count(found, 'episode')}")
     return 0
 
 
