@@ -13,6 +13,7 @@ _PACKAGES = {
     "robot": ("serial",),
     "eval": ("matplotlib",),
     "serve": ("msgpack", "websockets"),
+    "vlm": ("openai",),
 }
 
 

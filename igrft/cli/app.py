@@ -117,24 +117,43 @@ def annotate(
         bool, typer.Option("--strict", help="Stop at the first episode that cannot be labelled.")
     ] = False,
     overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and sent (one prompt in full); do nothing.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="With --dry-run: folder for the pictures of the prompt; default: TARGET.preview")
+    ] = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Label a LeRobot v3.0 dataset. Run again, it resumes; changed settings redo what depends on them.
 
     Settings of steps follow as dotted options: --steps.interaction.flow=raft_large
     """
+    overrides = ctx.obj or []
+    if dry_run:
+        from igrft.pipeline.dry_run import dry_run as look
+
+        found = look(source, target, pipeline=pipeline, overrides=overrides, output=output)
+        typer.echo(dump(found.to_json()) if as_json else found.to_text())
+        return 0
+    if output is not None:
+        raise UsageError("--output is for --dry-run; the labelled dataset goes to TARGET")
     from igrft.pipeline.run import annotate as run
 
     result = run(
         source,
         target,
         pipeline=pipeline,
-        overrides=ctx.obj or [],
+        overrides=overrides,
         workers=workers,
         strict=strict,
         overwrite=overwrite,
         show_progress=not quiet,
     )
+    if as_json:
+        typer.echo(dump(result.to_json()))
+        return 1 if result.set_aside else 0
     done = "already as asked, nothing to do" if result.unchanged else "labelled"
     typer.echo(f"{result.target}: {count(result.episodes, 'episode')}, {result.frames} frames {done}")
     if result.assumed_successes:

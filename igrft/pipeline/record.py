@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,7 +87,7 @@ def package_versions() -> dict[str, str]:
 
 def step_json(step: Step) -> dict[str, Any]:
     """A step as the pipeline file would have it; of paths only the last part."""
-    settings = dataclasses.asdict(step)  # type: ignore[call-overload]
+    settings = step.recorded()
     for name in step.paths:
         if isinstance(settings.get(name), str):
             settings[name] = settings[name].rstrip("/").rsplit("/", 1)[-1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from igrft.pipeline.record import record_head, without_paths, write_record
 from igrft.pipeline.screen import screen
 from igrft.pipeline.staging import Result, Staged, StageStore, merge_staged, write_staged
 from igrft.pipeline.target import Target
+from igrft.pipeline.threads import run_in_threads
 from igrft.pipeline.workers import (
     Job,
     Task,
@@ -55,6 +58,7 @@ class AnnotateResult:
         assumed_successes: episodes whose success nobody stated.
         notices: what else the user should know, one line each.
         unchanged: TARGET already held exactly this, and nothing was written.
+        spent: what steps cost beyond time (calls and tokens of a model), by step.
     """
 
     target: Path
@@ -64,6 +68,15 @@ class AnnotateResult:
     assumed_successes: int = 0
     notices: tuple[str, ...] = ()
     unchanged: bool = False
+    spent: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {**self.__dict__, "target": str(self.target), "notices": list(self.notices)}
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def annotate(
@@ -76,6 +89,7 @@ def annotate(
     strict: bool = False,
     overwrite: bool = False,
     show_progress: bool = False,
+    say: Callable[[str], None] = _say,
 ) -> AnnotateResult:
     """Label a LeRobot v3.0 dataset. Run again, it resumes. The source is never changed.
 
@@ -87,58 +101,83 @@ def annotate(
         workers: processes for heavy steps; None is one a core.
         strict: stop at the first episode that cannot be labelled, instead of setting it aside.
         overwrite: replace a TARGET that was not made from this source.
+        say: told what the user must know while it runs (what is about to leave this machine, what it
+            cost); default: to standard error.
 
     Raises:
         UsageError: a wrong call or pipeline file.
         IgrftError: nothing could be labelled, TARGET is not ours, the disk is full, …
     """
-    # Resolved, so that "." has a name and staging lies on the disk that a link leads to.
-    where = Target(Path(target).expanduser().resolve())
-    root = locate(source, what="SOURCE")
-    where.check_apart_from(root)
-    dataset = DatasetReader.open(root)
-    loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(str(pipeline), overrides)
-    if not dataset.num_episodes:
-        raise IgrftError(f"{root} has no episode to label")
-    # Both read every table; hashing and decoding leave Python to each other.
-    with ThreadPoolExecutor(1) as background:
-        screened = background.submit(screen, DatasetReader(dataset.root, dataset.info, dataset.table))
-        plan = make_plan(loaded, dataset, fingerprint(root))
-        unfit = screened.result()
-    run = _Run(dataset, plan, where, workers or default_workers(), strict, show_progress, unfit)
+    run = Run.prepare(source, target, pipeline, overrides)
+    run.workers, run.strict, run.show, run.say = workers or default_workers(), strict, show_progress, say
+    where, plan = run.target, run.plan
     try:
         where.refuse_strangers(plan.source, overwrite)
         with where.locked():
             where.recover()
             where.refuse_strangers(plan.source, overwrite)
-            return run.go(loaded.name)
+            return run.go()
     except OSError as error:
         refuse_full_disk(error)
         raise IgrftError(f"{error.filename or where.path}: {error.strerror or one_line(error)}") from error
 
 
 @dataclass
-class _Run:
+class Run:
+    """One call of :func:`annotate`: a plan, and what is known of every episode."""
+
+    name: str
     dataset: DatasetReader
     plan: Plan
     target: Target
-    workers: int
-    strict: bool
-    show: bool
     unfit: dict[int, str]
+    workers: int = 1
+    strict: bool = False
+    show: bool = False
+    say: Callable[[str], None] = _say
     stores: list[StageStore] = field(default_factory=list)
     keys: list[dict[int, str]] = field(default_factory=list)
     set_aside: dict[int, str] = field(default_factory=dict)
     reductions: dict[str, Any] = field(default_factory=dict)
 
-    def go(self, name: str) -> AnnotateResult:
-        shutil.rmtree(self.target.out, ignore_errors=True)
-        for row, reason in {**self._still_set_aside(), **self.unfit}.items():
-            self._put_aside(row, reason)
-        self._find_earlier_work()
-        for group in self.plan.groups:
-            self._run_group(group)
-        result = self._result()
+    @classmethod
+    def prepare(
+        cls, source: str | Path, target: str | Path, pipeline: str | Path | Pipeline, overrides: Sequence[str]
+    ) -> Run:
+        """Check everything against everything, and touch nothing. For the arguments see :func:`annotate`."""
+        # Resolved, so that "." has a name and staging lies on the disk that a link leads to.
+        where = Target(Path(target).expanduser().resolve())
+        root = locate(source, what="SOURCE")
+        where.check_apart_from(root)
+        dataset = DatasetReader.open(root)
+        loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(str(pipeline), overrides)
+        if not dataset.num_episodes:
+            raise IgrftError(f"{root} has no episode to label")
+        # Both read every table; hashing and decoding leave Python to each other.
+        with ThreadPoolExecutor(1) as background:
+            screened = background.submit(screen, DatasetReader(dataset.root, dataset.info, dataset.table))
+            plan = make_plan(loaded, dataset, fingerprint(root))
+            unfit = screened.result()
+        return cls(loaded.name, dataset, plan, where, unfit)
+
+    def go(self) -> AnnotateResult:
+        """Label, and write TARGET."""
+        spent: dict[str, dict[str, Any]] = {}
+        try:
+            for step in self.plan.steps:
+                step.ready()
+            shutil.rmtree(self.target.out, ignore_errors=True)
+            self.find_earlier_work()
+            for group in self.plan.groups:
+                self._run_group(group)
+        finally:
+            for step in self.plan.steps:
+                if spending := step.close():
+                    self.say(spending.line)
+                    spent[step.type] = spending.numbers
+        return self._finish(dataclasses.replace(self._result(), spent=spent))
+
+    def _finish(self, result: AnnotateResult) -> AnnotateResult:
         if not result.episodes:
             reasons = next(iter(result.set_aside.values()))
             raise IgrftError(f"no episode could be labelled; the first: {reasons}")
@@ -146,8 +185,8 @@ class _Run:
         earlier = self.target.record()
         if earlier and earlier.get("key") == key and not self.set_aside and self._target_is_whole():
             shutil.rmtree(self.target.staging, ignore_errors=True)
-            return AnnotateResult(**{**result.__dict__, "unchanged": True})
-        self._assemble(name, key)
+            return dataclasses.replace(result, unchanged=True)
+        self._assemble(key)
         return result
 
     def _still_set_aside(self) -> dict[int, str]:
@@ -175,8 +214,10 @@ class _Run:
         videos = (p.relative_to(self.dataset.root) for p in (self.dataset.root / "videos").rglob("*.mp4"))
         return all((self.target.path / p).is_file() for p in videos)
 
-    def _find_earlier_work(self) -> None:
-        """Staged results of killed runs, and heavy ones that the finished TARGET kept."""
+    def find_earlier_work(self) -> None:
+        """Staged results of killed runs, and heavy ones that the finished TARGET kept; what can be no episode."""
+        for row, reason in {**self._still_set_aside(), **self.unfit}.items():
+            self._put_aside(row, reason)
         for step in self.plan.steps:
             store = StageStore(self.target.staging / "steps" / step.type)
             kept = self.target.path / _kept(step.type)
@@ -187,7 +228,8 @@ class _Run:
 
     # Labelling.
 
-    def _run_group(self, group: list[int]) -> None:
+    def missing(self, group: list[int]) -> list[int]:
+        """Rows for which not every step of a group is staged, once all before it are done; sets their keys."""
         rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
         bases = {}
         for number in group:
@@ -211,8 +253,15 @@ class _Run:
                 complete = complete and self.stores[number].get(row, self.keys[number][row]) is not None
             if not complete:
                 missing.append(row)
+        return missing
+
+    def _run_group(self, group: list[int]) -> None:
+        missing = self.missing(group)
         if not missing:
             return
+        for number in group:
+            if line := self.plan.steps[number].announce(self.dataset, missing):
+                self.say(line)
         names = "+".join(self.plan.steps[n].type for n in group)
         frames = int(self.dataset.lengths[missing].sum())
         with progress(names, len(missing), frames, show=self.show) as advance:
@@ -229,7 +278,11 @@ class _Run:
             # Longest first: no worker is left with a long episode when the others are done.
             for row in sorted(rows, key=lambda r: -int(self.dataset.lengths[r]))
         ]
-        for staged in run_tasks(job, tasks, min(self.workers, step.max_workers or self.workers)):
+        if step.in_flight is not None:
+            done = run_in_threads(job, tasks, step.in_flight)
+        else:
+            done = run_tasks(job, tasks, min(self.workers, step.max_workers or self.workers))
+        for staged in done:
             store.add([staged])
             if staged.reason is not None:
                 self._put_aside(staged.row, staged.reason)
@@ -334,7 +387,7 @@ class _Run:
                 kept = {k: v for k, v in earlier.get(str(index), {}).items() if k != "set_aside"}
                 yield index, {**kept, **self._record(row)}
 
-    def _assemble(self, name: str, key: str) -> None:
+    def _assemble(self, key: str) -> None:
         assembly = Assembly(
             dataset=self.dataset,
             columns=self.plan.columns,
@@ -344,7 +397,7 @@ class _Run:
         )
         with progress("writing", self.dataset.num_episodes, self.dataset.num_frames, show=self.show) as advance:
             assembly.write(self.target.out, advance)
-        head = record_head(self.dataset, self.plan, name, key, assembly.written)
+        head = record_head(self.dataset, self.plan, self.name, key, assembly.written)
         write_record(self.target.out / IGRFT, head, self._final_records())
         for number, step in enumerate(self.plan.steps):
             if step.heavy:

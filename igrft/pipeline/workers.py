@@ -184,19 +184,24 @@ def _opened(job: Job) -> Callable[..., Staged]:
     expect: Callable[[int], None] | None = getattr(label, "expect", None)
 
     def run(task: Task, following: Task | None = None) -> Staged:
-        episode = Episode(dataset, task.row)
         if expect is not None and following is not None:
             expect(following.row)
-        for staged in task.upstream:
-            merge(episode, staged.labels())
-        labels, reason = label_episode(label, episode, job.step)
-        try:
-            return write_staged(job.folder, [Result(task.row, task.key, episode.length, labels, reason)])[0]
-        except OSError as error:
-            refuse_full_disk(error)
-            raise IgrftError(f"{job.folder} cannot be written: {one_line(error)}") from None
+        return label_task(job, label, dataset, task)
 
     return run
+
+
+def label_task(job: Job, label: Labeller, dataset: DatasetReader, task: Task) -> Staged:
+    """Label one episode and stage the result."""
+    episode = Episode(dataset, task.row)
+    for staged in task.upstream:
+        merge(episode, staged.labels())
+    labels, reason = label_episode(label, episode, job.step)
+    try:
+        return write_staged(job.folder, [Result(task.row, task.key, episode.length, labels, reason)])[0]
+    except OSError as error:
+        refuse_full_disk(error)
+        raise IgrftError(f"{job.folder} cannot be written: {one_line(error)}") from None
 
 
 def merge(episode: Episode, labels: EpisodeLabels) -> None:

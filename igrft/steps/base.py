@@ -8,9 +8,10 @@ episode. Anything heavy (a model, a decoder) is loaded in ``open``, never in the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -84,6 +85,22 @@ class Episode:
         return name in self.dataset.features
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What a step cost beyond time: a line for people, and numbers for programs."""
+
+    line: str
+    numbers: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a step would do, shown before it is done: text for people, and the same for programs."""
+
+    text: str
+    numbers: dict[str, Any]
+
+
 #: Labels one episode. Where it has a method ``expect(row)``, that is told which episode comes next before
 #: this one is labelled, so that it can read ahead.
 Labeller = Callable[[Episode], EpisodeLabels]
@@ -126,6 +143,14 @@ class Step(Protocol):
         """Most processes that a heavy step is run in; None is as many as the user says."""
         ...
 
+    @property
+    def in_flight(self) -> int | None:
+        """For a heavy step that waits for a server: episodes that threads of one process wait for together.
+
+        None: run in worker processes.
+        """
+        ...
+
     def expand(self) -> tuple[Step, ...]:
         """The steps that stand for this entry of a pipeline; most are themselves."""
         ...
@@ -159,6 +184,26 @@ class Step(Protocol):
 
         The function raises EpisodeError to set the episode aside.
         """
+        ...
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as ``meta/igrft.json`` has them, which is published with the dataset."""
+        ...
+
+    def ready(self) -> None:
+        """Refuse what this machine lacks (a package, a key), before any work. Raises UsageError."""
+        ...
+
+    def announce(self, dataset: DatasetReader, rows: Sequence[int]) -> str | None:
+        """What the user must know before these episodes are begun (what leaves the machine), or None."""
+        ...
+
+    def preview(self, dataset: DatasetReader, rows: Sequence[int], folder: Path) -> Preview | None:
+        """Show what labelling these episodes would do, with files in ``folder``; None: nothing worth it."""
+        ...
+
+    def close(self) -> Spending | None:
+        """Called once when the run ends, however it ended: stop what was started; say what was spent."""
         ...
 
 
@@ -201,4 +246,23 @@ class StepDefaults:
         return False
 
     def reduce(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> Any:
+        return None
+
+    @property
+    def in_flight(self) -> int | None:
+        return None
+
+    def recorded(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def ready(self) -> None:
+        return None
+
+    def announce(self, dataset: DatasetReader, rows: Sequence[int]) -> str | None:
+        return None
+
+    def preview(self, dataset: DatasetReader, rows: Sequence[int], folder: Path) -> Preview | None:
+        return None
+
+    def close(self) -> Spending | None:
         return None

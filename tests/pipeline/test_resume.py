@@ -110,7 +110,7 @@ def test_set_aside_episodes_are_tried_again(source, pipeline_file, tmp_path, mon
 
 def test_a_staged_file_that_is_damaged_is_made_again(source, pipeline_file, tmp_path, monkeypatch, calls):
     path = pipeline_file(PROPRIO)
-    monkeypatch.setattr("igrft.pipeline.run._Run._assemble", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr("igrft.pipeline.run.Run._assemble", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         annotate(source, tmp_path / "out", pipeline=path, workers=1)
     monkeypatch.undo()

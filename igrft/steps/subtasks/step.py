@@ -14,37 +14,35 @@ from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError, UsageError
 from igrft.rewards.hybrid import subtask_weights
 from igrft.steps.base import SEGMENTS, Episode, EpisodeLabels, Labeller, StepDefaults
-from igrft.steps.subtasks.existing import (
-    episode_table_success,
-    existing_segments,
-    existing_success,
-    has_existing,
-)
-from igrft.steps.subtasks.file import check_episodes_exist, entry_success, read_subtask_file
+from igrft.steps.subtasks.existing import existing_segments, has_existing
+from igrft.steps.subtasks.file import check_episodes_exist, read_subtask_file
 from igrft.steps.subtasks.segments import Segment, check_cover, parse_segments, settle
+from igrft.steps.subtasks.success import success_of
+from igrft.steps.subtasks.vlm.settings import VLM_KEYS, VlmSettings, changed, public
 from igrft.steps.task_file import Tasks, load_tasks, task_content
 
-Source = Literal["auto", "file", "dataset", "proprio"]
+Source = Literal["auto", "file", "dataset", "proprio", "vlm"]
 
 
 @dataclass(frozen=True)
-class Subtasks(StepDefaults):
+class Subtasks(VlmSettings, StepDefaults):
     """Finds the ordered subtasks of an episode, and whether it succeeded.
 
     Attributes:
         source: ``file`` (``path``); ``dataset`` (labels that it has); ``proprio`` (gripper events and
-            change points); ``auto``: ``proprio`` if a task is given, else labels that the dataset
-            has, else unnamed phases.
+            change points); ``vlm`` (a vision-language model, whose further settings are those of
+            :class:`VlmSettings`); ``auto``: ``proprio`` if a task is given, else labels that the
+            dataset has, else unnamed phases.
         path: the subtask file, for ``source: file``.
         overrides: a subtask file whose episodes win over any source.
         task: a task file, or a folder of them matched by the episode's task string.
         penalty: proprio without a task: price of one more phase.
-        shortest: proprio: least duration of a subtask, in seconds.
+        shortest: proprio and vlm: least duration of a subtask, in seconds.
         snap: proprio: a boundary this near to a gripper event, in seconds, moves onto it.
     """
 
     type: ClassVar[str] = "subtasks"
-    paths: ClassVar[tuple[str, ...]] = ("path", "overrides", "task")
+    paths: ClassVar[tuple[str, ...]] = ("path", "overrides", "task", "cache")
 
     source: Source = "auto"
     path: str | None = None
@@ -61,6 +59,10 @@ class Subtasks(StepDefaults):
             raise UsageError(f"step 'subtasks': 'path' is for source: file, but source is {self.source!r}")
         if not self.shortest > 0 or not self.penalty > 0 or self.snap < 0:
             raise UsageError("step 'subtasks': shortest and penalty must be positive, snap not negative")
+        if self.source == "vlm":
+            self.check()
+        elif stray := changed(self):
+            raise UsageError(f"step 'subtasks': {stray[0]!r} is for source: vlm, but source is {self.source!r}")
 
     @property
     def heavy(self) -> bool:
@@ -71,7 +73,17 @@ class Subtasks(StepDefaults):
         return (SEGMENTS,)
 
     def expand(self) -> tuple[Any, ...]:
+        if self.source == "vlm":
+            from igrft.steps.subtasks.vlm.step import expand
+
+            return (*expand(self), SubtaskIndex())
         return (self, SubtaskIndex())
+
+    def recorded(self) -> dict[str, Any]:
+        if self.source == "vlm":
+            return public(super().recorded())
+        own = super().recorded()
+        return {k: v for k, v in own.items() if k not in VLM_KEYS}
 
     def resolve(self, dataset: DatasetReader) -> Subtasks:
         known = {int(i) for i in dataset.episode_indices}
@@ -89,20 +101,30 @@ class Subtasks(StepDefaults):
                 f"{dataset.root} has no subtask labels (language_persistent, SARM's columns or subtask_index); "
                 "use source: file or source: proprio"
             )
+        if source == "vlm":
+            from igrft.steps.subtasks.vlm.labeller import refuse_missing_cameras
+
+            refuse_missing_cameras(dataset, self)
         return dataclasses.replace(self, source=source)
 
     def settings(self) -> dict[str, Any]:
         # What the files say is an input of each episode, so their paths decide nothing.
-        own = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("path", "overrides", "task")}
-        if self.source not in ("proprio", "auto"):
-            own = {"source": self.source}
-        return {**own, "task": task_content(self.task) if self.task else None}
+        task = task_content(self.task) if self.task else None
+        if self.source == "vlm":
+            from igrft.steps.subtasks.vlm.step import task_texts
+
+            texts = task_texts(self.task) if self.task else None
+            return {"source": "vlm", "shortest": self.shortest, **self.decisive(), "task": task, "texts": texts}
+        own: dict[str, Any] = {"source": self.source}
+        if self.source in ("proprio", "auto"):
+            own |= {"penalty": self.penalty, "shortest": self.shortest, "snap": self.snap}
+        return {**own, "task": task}
 
     def episode_input(self, dataset: DatasetReader, row: int) -> Any:
-        return self._entry(int(dataset.episode_indices[row]))
+        return self.given(int(dataset.episode_indices[row]))
 
-    def _entry(self, index: int) -> dict[str, Any] | None:
-        """The episode's entry: what the corrections say of it, and what they leave open from the file."""
+    def given(self, index: int) -> dict[str, Any] | None:
+        """An episode's entry: what the corrections say of it, and what they leave open from the file."""
         entry: dict[str, Any] = {}
         for name, path in (("file", self.path if self.source == "file" else None), ("overrides", self.overrides)):
             found = read_subtask_file(path).get(index) if path else None
@@ -116,9 +138,9 @@ class Subtasks(StepDefaults):
         success_columns = [n for n in c.SUCCESS_SPELLINGS if n in dataset.features]
 
         def label(episode: Episode) -> EpisodeLabels:
-            entry = self._entry(episode.index)
+            entry = self.given(episode.index)
             task = tasks.of(episode.index, episode.tasks) if tasks else None
-            success, success_from = _success(entry, episode, success_columns)
+            success, success_from = success_of(entry, episode, success_columns)
             segments, where = self._segments(entry, episode, tasks)
             check_cover(segments, episode.length, where)
             settled = settle(segments, success, where)
@@ -172,22 +194,6 @@ class Subtasks(StepDefaults):
         names = names or [f"phase {i + 1}" for i in range(len(starts) + 1)]
         edges = [0, *starts, episode.length]
         return [Segment(n, a, b) for n, a, b in zip(names, edges[:-1], edges[1:], strict=True)]
-
-
-def _success(entry: Mapping[str, Any] | None, episode: Episode, success_columns: list[str]) -> tuple[bool, str]:
-    """Success and who said so: the file, else the source, else assumed."""
-    if entry is not None:
-        said = entry_success({k: v for k, v in entry.items() if k != "from"}, f"episode {episode.index}")
-        if said is not None:
-            return said, "file"
-    for name in success_columns:
-        if name not in episode.dataset.recorded:
-            continue
-        return bool(episode.dataset.any_true(name)[episode.row]), "source"
-    known = episode_table_success(episode.dataset, episode.row)
-    if known is not None:
-        return known, "source"
-    return existing_success(episode.dataset, episode.row) or (True, "assumed")
 
 
 @dataclass(frozen=True)

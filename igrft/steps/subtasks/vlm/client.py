@@ -1,0 +1,233 @@
+"""Asks the model: one call, its retries, its time-out, and what the server does not take.
+
+HTTP, pauses between tries and ``Retry-After`` are the `openai` package's. Ours is what it lacks: an end to a call that
+drips on for ever, giving up what a server refuses (a JSON schema, a temperature), and keeping the key out of messages.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from igrft.errors import EpisodeError, IgrftError
+from igrft.steps.subtasks.vlm.cache import Answer
+from igrft.steps.subtasks.vlm.settings import VlmSettings
+
+#: Calls in a row that may fail for good before the run ends: then it is the server, not the episode.
+_PATIENCE = 8
+#: What ends the run at once: no other episode would fare better.
+_HOPELESS = {401: "refuses the key", 403: "refuses the key", 404: "does not know the model or the address"}
+#: How servers say that they do not take something, and what it is then sent as.
+_REFUSES = (400, 415, 422, 501)
+
+
+@dataclass
+class Traffic:
+    """What went over the wire: HTTP requests (retries counted), answers, calls that failed for good, tokens."""
+
+    requests: int = 0
+    answers: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class ChatClient:
+    """An OpenAI-compatible endpoint. Threads may share it."""
+
+    def __init__(self, settings: VlmSettings, base_url: str, key: str | None) -> None:
+        import httpx
+        from openai import DefaultHttpxClient, OpenAI
+
+        self._settings, self._key = settings, key
+        self._host = base_url
+        self._lock = threading.Lock()
+        self._failed_in_a_row = 0
+        #: What the server turned out not to take; found out once.
+        self._without: set[str] = set()
+        self.traffic = Traffic()
+        timeout = httpx.Timeout(settings.timeout, connect=min(30.0, settings.timeout))
+        http = DefaultHttpxClient(
+            timeout=timeout,
+            # Frames go to the host that was named, and to no other.
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
+            event_hooks={"request": [self._count], "response": [self._limit]},
+        )
+        self._client = OpenAI(
+            base_url=base_url,
+            # Never None: the package would then take OPENAI_API_KEY and send it to whatever host this is.
+            api_key=key or "none",
+            timeout=timeout,
+            max_retries=settings.retries,
+            http_client=http,
+        )
+        self._client.organization = self._client.project = None
+
+    def close(self) -> None:
+        """Cut all connections."""
+        self._client.close()
+
+    def _count(self, request: Any) -> None:
+        with self._lock:
+            self.traffic.requests += 1
+
+    def _limit(self, response: Any) -> None:
+        """End a body that keeps coming, but never ends: httpx only limits the time between two pieces."""
+        response.stream = _ends(response.stream, time.monotonic() + self._settings.timeout)
+
+    def ask(self, messages: list[dict[str, Any]], schema: Mapping[str, Any] | None) -> Answer:
+        """One answer.
+
+        Raises:
+            EpisodeError: the call failed, after its retries.
+            IgrftError: no call can succeed (a refused key, an unknown model, a host that never answers).
+        """
+        last = ""
+        for attempt in range(self._settings.retries + 1):
+            without = set(self._without)
+            try:
+                answer: Answer | None = self._call(messages, None if "schema" in without else schema, without)
+            except _Refusal as refusal:
+                # Sent once more without what the server does not take; it is remembered if that was the cause.
+                answer, last = self._reduced(messages, schema, without, refusal)
+            except _BadReply as error:
+                last = str(error)
+                if attempt < self._settings.retries:
+                    time.sleep(min(0.5 * 2**attempt, 8.0))
+                continue
+            if answer is not None:
+                with self._lock:
+                    self._failed_in_a_row = 0
+                    self.traffic.answers += 1
+                    self.traffic.input_tokens += answer.input_tokens
+                    self.traffic.output_tokens += answer.output_tokens
+                return answer
+            break
+        self._give_up(last)
+        raise EpisodeError(f"the model's server failed: {last}")
+
+    def _reduced(
+        self, messages: list[dict[str, Any]], schema: Mapping[str, Any] | None, without: set[str], refusal: _Refusal
+    ) -> tuple[Answer | None, str]:
+        tried = set(without)
+        for what in _suspects(refusal.text, schema is not None and self._settings.schema == "auto", tried):
+            tried.add(what)
+            try:
+                answer = self._call(messages, None if "schema" in tried else schema, tried)
+            except (_Refusal, _BadReply) as error:
+                refusal = error if isinstance(error, _Refusal) else refusal
+                continue
+            with self._lock:
+                self._without |= tried
+            return answer, ""
+        return None, refusal.text
+
+    def _call(self, messages: list[dict[str, Any]], schema: Mapping[str, Any] | None, without: set[str]) -> Answer:
+        import openai
+
+        s = self._settings
+        arguments: dict[str, Any] = {"model": s.model, "messages": messages}
+        # Newer models of OpenAI know the limit by its second name alone, and no temperature.
+        arguments["max_completion_tokens" if "max_tokens" in without else "max_tokens"] = s.max_tokens
+        if s.temperature is not None and "temperature" not in without:
+            arguments["temperature"] = s.temperature
+        if schema is not None:
+            named = {"name": "answer", "schema": schema, "strict": True}
+            arguments["response_format"] = {"type": "json_schema", "json_schema": named}
+        try:
+            reply = self._client.chat.completions.create(**arguments, extra_body=s.extra_body)
+            choice = reply.choices[0]
+            text, usage = choice.message.content or "", reply.usage
+            return Answer(
+                text,
+                choice.finish_reason or "stop",
+                int(usage.prompt_tokens or 0) if usage else 0,
+                int(usage.completion_tokens or 0) if usage else 0,
+            )
+        except openai.APIStatusError as error:
+            text = f"{error.status_code} {self.redacted(_message(error))}".strip()
+            if error.status_code in _REFUSES:
+                raise _Refusal(text, error.status_code) from None
+            if error.status_code in _HOPELESS:
+                raise IgrftError(f"{self._host} {_HOPELESS[error.status_code]}: {text}") from None
+            self._give_up(text)
+            raise EpisodeError(f"the model's server failed: {text}") from None
+        except openai.APITimeoutError:
+            self._give_up(what := f"no answer within {s.timeout:g} s")
+            raise EpisodeError(f"the model's server failed: {what}") from None
+        except openai.APIConnectionError as error:
+            self._give_up(what := self.redacted(f"the connection broke ({error.__cause__ or error})"))
+            raise EpisodeError(f"the model's server failed: {what}") from None
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            # A page of a proxy, half a body, an object without choices: the package hands these on as they are.
+            raise _BadReply(self.redacted(f"it answers what is no chat completion ({type(error).__name__})")) from None
+
+    def _give_up(self, why: str) -> None:
+        """Count a call that failed for good.
+
+        Raises:
+            IgrftError: so many in a row failed that the server is to blame.
+        """
+        with self._lock:
+            self.traffic.failed += 1
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row < _PATIENCE:
+                return
+        raise IgrftError(
+            f"the last {_PATIENCE} calls to {self._host} all failed, the last: {why}; when it answers again, run the "
+            "same command, it resumes"
+        )
+
+    def redacted(self, text: str) -> str:
+        """A text without the key."""
+        return " ".join(text.replace(self._key, "***").split())[:300] if self._key else " ".join(text.split())[:300]
+
+
+class _Refusal(Exception):
+    """The server does not take the request as it is."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.text, self.status = text, status
+
+
+class _BadReply(Exception):
+    """Status 200, and no chat completion."""
+
+
+def _suspects(text: str, schema: bool, without: set[str]) -> list[str]:
+    """What the server may have refused, the likeliest first."""
+    low = text.lower()
+    named = [w for w, sign in (("max_tokens", "max_completion_tokens"), ("temperature", "temperature")) if sign in low]
+    found = [*named, *(["schema"] if schema else [])]
+    return [w for w in found if w not in without]
+
+
+def _message(error: Any) -> str:
+    """The server's own words, whatever shape it gave them."""
+    body = error.body
+    for _ in range(2):
+        if isinstance(body, Mapping):
+            body = body.get("message") or body.get("error") or body.get("detail")
+    return str(body) if body else str(error.message)
+
+
+def _ends(stream: Any, until: float) -> Any:
+    """A response's stream that ends with a time-out."""
+    import httpx
+
+    class Ending(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in stream:
+                if time.monotonic() > until:
+                    raise httpx.ReadTimeout("the answer did not end in time")
+                yield piece
+
+        def close(self) -> None:
+            stream.close()
+
+    return Ending()
