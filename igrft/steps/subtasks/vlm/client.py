@@ -113,18 +113,22 @@ class ChatClient:
     def _reduced(
         self, messages: list[dict[str, Any]], schema: Mapping[str, Any] | None, without: set[str], refusal: _Refusal
     ) -> tuple[Answer | None, str]:
-        tried = set(without)
-        for what in _suspects(refusal.text, schema is not None and self._settings.schema == "auto", tried):
-            tried.add(what)
+        tried, text = set(without), refusal.text
+        may_drop = schema is not None and self._settings.schema == "auto"
+        while (suspect := _suspect(text, may_drop, tried)) is not None:
+            tried.add(suspect)
             try:
                 answer = self._call(messages, None if "schema" in tried else schema, tried)
-            except (_Refusal, _BadReply) as error:
-                refusal = error if isinstance(error, _Refusal) else refusal
+            except _Refusal as again:
+                # The next thing that it does not take, or the same for another reason.
+                text = again.text
                 continue
+            except _BadReply as error:
+                return None, str(error)
             with self._lock:
                 self._without |= tried
             return answer, ""
-        return None, refusal.text
+        return None, text
 
     def _call(self, messages: list[dict[str, Any]], schema: Mapping[str, Any] | None, without: set[str]) -> Answer:
         import openai
@@ -199,12 +203,11 @@ class _BadReply(Exception):
     """Status 200, and no chat completion."""
 
 
-def _suspects(text: str, schema: bool, without: set[str]) -> list[str]:
-    """What the server may have refused, the likeliest first."""
+def _suspect(text: str, schema: bool, without: set[str]) -> str | None:
+    """What the server may have refused and has not been left out yet: what it names, else the schema."""
     low = text.lower()
     named = [w for w, sign in (("max_tokens", "max_completion_tokens"), ("temperature", "temperature")) if sign in low]
-    found = [*named, *(["schema"] if schema else [])]
-    return [w for w in found if w not in without]
+    return next((w for w in (*named, *(["schema"] if schema else [])) if w not in without), None)
 
 
 def _message(error: Any) -> str:

@@ -201,7 +201,8 @@ class SubtaskNames(StepDefaults):
             if "names_from" not in episode.record:
                 named = listed(named, (), success, episode.length)
             settled = settle(named, success, where)
-            record: dict[str, Any] = {"subtasks": [s.to_json() for s in settled]}
+            # Whole: later steps read what this one recorded, and not what it was made from.
+            record = {**episode.record, "subtasks": [s.to_json() for s in settled]}
             renamed = {s.name: reduced[s.name] for s in raw if reduced[s.name] != s.name}
             return EpisodeLabels(record=record | ({"renamed": renamed} if renamed else {}))
 

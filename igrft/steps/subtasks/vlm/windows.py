@@ -40,7 +40,7 @@ def windows_of(length: int, fps: float, *, rate: float, longest: float, overlap:
     each = (duration + (count - 1) * overlap) / count
     found = []
     for number in range(count):
-        start = number * (each - overlap)
+        start = number * (each - overlap) if number else 0.0
         end = duration if number == count - 1 else start + each
         found.append(Window(number, count, start, end, sampled(start, end, length, fps, rate)))
     return found
