@@ -33,9 +33,12 @@ def blank_set(root: Path, lengths: tuple[int, ...], size: tuple[int, int] = (640
 def label(
     dataset: DatasetReader, step: Interaction, row: int = 0, flows: list[np.ndarray] | None = None
 ) -> EpisodeLabels:
-    """Both halves; the labels of both together."""
-    heavy, cheap = step.resolve(dataset).expand()
+    """All parts; their labels together."""
+    *finders, heavy, cheap = step.resolve(dataset).expand()
     estimator = Given(flows) if flows is not None else heavy.estimator()
-    counted = heavy.count(Episode(dataset, row), estimator)
+    found = EpisodeLabels()
+    for finder in finders:
+        found = finder.open(dataset, None)(Episode(dataset, row))
+    counted = heavy.count(Episode(dataset, row, found.staged, found.record), estimator)
     after = cheap.open(dataset, None)(Episode(dataset, row, counted.staged, counted.record))
-    return EpisodeLabels(after.columns, counted.staged, {**counted.record, **after.record})
+    return EpisodeLabels(after.columns, found.staged | counted.staged, found.record | counted.record | after.record)

@@ -34,6 +34,7 @@ __all__ = [
     "picture_size",
     "probe",
     "refuse_decord",
+    "stream_at",
 ]
 
 #: Indices closer than this are reached by decoding on, others by seeking.
@@ -118,13 +119,35 @@ def frames_at(
     return [found[int(i)] for i in indices]
 
 
+def stream_at(
+    dataset: DatasetReader,
+    row: int,
+    camera: str,
+    indices: Sequence[int],
+    *,
+    size: tuple[int, int] | None = None,
+    color: Color = "rgb",
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Some pictures of an episode as (frame index, picture), in order and one at a time: every n-th, say.
+
+    Those between are decoded as far as the codec needs them, and not converted.
+
+    Raises:
+        EpisodeError: as :func:`episode_frames`.
+    """
+    wanted = sorted({int(i) for i in indices})
+    yield from _in_episode(dataset, row, _frames_at(dataset, row, camera, wanted, size, color))
+
+
 def _frames_at(
     dataset: DatasetReader, row: int, camera: str, wanted: list[int], size: tuple[int, int] | None, color: Color
 ) -> Iterator[tuple[int, np.ndarray]]:
-    for run in _runs(wanted):
+    # Pictures in parquet cannot be skipped: their rows are read from the start of the episode either way.
+    image = dataset.features[camera]["dtype"] == "image"
+    for run in ([wanted] if wanted else []) if image else _runs(wanted):
         first, count, keep = run[0], run[-1] - run[0] + 1, set(run)
         made: Iterator[Callable[[], np.ndarray]]
-        if dataset.features[camera]["dtype"] == "image":
+        if image:
             values = image_values(dataset, row, camera, first, count)
             made = (partial(decode_image, dataset, camera, value, size, color) for value in values)
         else:

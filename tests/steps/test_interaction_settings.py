@@ -14,6 +14,7 @@ from igrft.errors import IgrftError, UsageError
 from igrft.steps.base import Step
 from igrft.steps.interaction import Interaction, InteractionCounts, InteractionThreshold
 from igrft.steps.interaction.camera import rides_on_robot
+from igrft.steps.interaction.robot_mask import RobotMask
 
 BLANK = [np.zeros((48, 64), np.uint8)] * 2
 
@@ -72,16 +73,18 @@ def test_names_that_ride() -> None:
     assert rides_on_robot("observation.images.cam_right_wrist")
 
 
-def test_two_steps_with_their_own_settings() -> None:
+def test_steps_with_their_own_settings() -> None:
     step = Interaction(camera="observation.images.front", pixel_threshold=99, close_gaps=3, threads=2)
     heavy, cheap = step.expand()
     assert isinstance(step, Step) and isinstance(heavy, InteractionCounts) and isinstance(cheap, InteractionThreshold)
     assert heavy.heavy and not cheap.heavy
     assert set(cheap.needs) == set(heavy.makes) and cheap.makes == step.makes
     assert (cheap.pixel_threshold, cheap.close_gaps, heavy.threads) == (99, 3, 2)
-    # every setting reaches one of the halves
-    halves = {f.name for half in (heavy, cheap) for f in dataclasses.fields(half)}
-    assert {f.name for f in dataclasses.fields(step)} == halves
+    # every setting reaches one of the parts
+    finder, *both = dataclasses.replace(step, robot_mask="exemplar", mask_path="painted").expand()
+    assert isinstance(finder, RobotMask) and finder.heavy and both[0].needs == finder.makes
+    parts = {f.name for part in (finder, heavy, cheap) for f in dataclasses.fields(part)}
+    assert {f.name for f in dataclasses.fields(step)} == parts
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,11 @@ from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
 from igrft.steps.interaction.flow import RAFT_NAMES, FlowEstimator, make_flow
 from igrft.steps.interaction.masks import Keep, feature_masks, folder_facts, folder_masks
 from igrft.steps.interaction.motion import MotionEstimator
+from igrft.steps.interaction.robot_mask.carry import Carried, Planes, carried, planes
+from igrft.steps.interaction.robot_mask.facts import mask_facts
+from igrft.steps.interaction.robot_mask.packed import unpack
+from igrft.steps.interaction.robot_mask.protocol import SEGMENTERS
+from igrft.steps.interaction.robot_mask.step import ROBOT_MASK
 from igrft.steps.interaction.scale import Counter, Scale, flow_size
 
 # Staged arrays.
@@ -26,6 +31,8 @@ MOTION = "interaction_motion"
 INLIERS = "interaction_inliers"
 REPEATED = "interaction_repeated"
 STAGED = (COUNTS_RAW, COUNTS_COMPENSATED, MOTION, INLIERS, REPEATED)
+#: Staged where there are masks; for reports alone.
+COVERAGE = "interaction_mask_coverage"
 #: Facts that this step records for the next.
 FACTS = "interaction_counts"
 
@@ -49,6 +56,10 @@ class InteractionCounts(StepDefaults):
         interaction_inliers: float32 [T], share of the background that the fit explains, NaN where
             nothing was fitted.
         interaction_repeated: bool [T], the next picture is this one shown again.
+        interaction_mask_coverage: float32 [T], share of the picture that is robot; only where there are masks.
+
+    Masks that :class:`~igrft.steps.interaction.robot_mask.RobotMask` found on some frames are carried to the others
+    by the flow.
 
     The settings are those of :class:`~igrft.steps.interaction.Interaction`.
     """
@@ -67,6 +78,7 @@ class InteractionCounts(StepDefaults):
     mask_path: str | None = None
     mask_resize: bool = False
     mask_threshold: float | None = None
+    mask_grow: float = 0.0
     reference_fps: float | None = 30.0
     ladder: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     video_backend: Backend = "auto"
@@ -77,8 +89,17 @@ class InteractionCounts(StepDefaults):
         return True
 
     @property
+    def segmented(self) -> bool:
+        """Whether the masks are those that an earlier step found."""
+        return self.robot_mask in SEGMENTERS
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (ROBOT_MASK,) if self.segmented else ()
+
+    @property
     def makes(self) -> tuple[str, ...]:
-        return STAGED
+        return STAGED if self.robot_mask == "none" else (*STAGED, COVERAGE)
 
     def settings(self) -> dict[str, Any]:
         """Only what changes counts: not the device, batch or threads, nor settings of what is off."""
@@ -97,9 +118,12 @@ class InteractionCounts(StepDefaults):
                 from igrft.steps.interaction.raft import weights_digest
 
                 found["raft_weights"] = weights_digest(self.raft_weights)
-        if self.robot_mask != "none":
+        # What made the masks that are carried is in the key of the step that found them.
+        if self.robot_mask in ("feature", "folder"):
             found |= {"mask_resize": self.mask_resize, "mask_threshold": self.mask_threshold}
             found["mask"] = self.mask_key if self.robot_mask == "feature" else self.mask_path
+        if self.robot_mask != "none" and self.mask_grow:
+            found["mask_grow"] = self.mask_grow
         return found
 
     def episode_input(self, dataset: DatasetReader, row: int) -> Any:
@@ -133,8 +157,6 @@ class InteractionCounts(StepDefaults):
         Raises:
             EpisodeError: pictures or masks that are missing, damaged or of another size.
         """
-        from cv2 import split
-
         camera = self.known_camera()
         frame_size = picture_size(episode.dataset, episode.row, camera)
         size = flow_size(*frame_size, self.flow_height)
@@ -148,27 +170,37 @@ class InteractionCounts(StepDefaults):
         repeated = np.zeros(length, bool)
 
         pictures = self.pictures(episode, size, estimator)
-        flows = estimator.stream(_note_repeats(pictures, repeated))
-        keeps = self.keeps(episode, frame_size, size)
-        for f, flow in enumerate(flows):
-            keep = next(keeps)
-            x, y = split(flow)
+        flows = map(planes, estimator.stream(_note_repeats(pictures, repeated)))
+        coverage, agreement = np.zeros(length, np.float32), np.full(length, np.nan, np.float32)
+        keep_of = Grown(scale.area, self.mask_grow)
+        for f, frame in enumerate(self.frames(episode, flows, frame_size, size)):
+            keep = None
+            if frame.robot is not None:
+                coverage[f], agreement[f] = np.count_nonzero(frame.robot) / frame.robot.size, frame.agreement
+                keep = keep_of(frame.robot)
+            if frame.flow is None:
+                break
+            x, y = frame.flow
             raw[f] = compensated[f] = counter.count(counter.energy(x, y, keep))
             found = global_motion.measure(x, y, keep)
             motion[f], inliers[f] = found.magnitude, found.inliers
             if found.homography is not None:
                 rest = global_motion.residual(x, y, found.homography)
                 compensated[f] = counter.count(counter.energy(*rest, keep))
-        next(keeps)  # the last frame's mask is not used, but must be there
         if length > 1:
             for values in (raw, compensated, motion, inliers, repeated):
                 values[-1] = values[-2]
-        return EpisodeLabels(
-            staged=dict(zip(STAGED, (raw, compensated, motion, inliers, repeated), strict=True)),
-            record={
-                FACTS: {"camera": camera, "flow": self.flow, "flow_size": list(size), "robot_mask": self.robot_mask}
-            },
-        )
+        staged = dict(zip(STAGED, (raw, compensated, motion, inliers, repeated), strict=True))
+        facts: dict[str, Any] = {
+            "camera": camera,
+            "flow": self.flow,
+            "flow_size": list(size),
+            "robot_mask": self.robot_mask,
+        }
+        if self.robot_mask != "none":
+            staged[COVERAGE] = coverage
+            facts["mask"] = mask_facts(coverage, agreement)
+        return EpisodeLabels(staged=staged, record={FACTS: facts})
 
     def known_camera(self) -> str:
         """The camera; only a step that was resolved against a dataset has one."""
@@ -188,15 +220,25 @@ class InteractionCounts(StepDefaults):
             threads=self.threads,
         )
 
-    def keeps(
+    def frames(
+        self, episode: Episode, flows: Iterator[Planes], frame_size: tuple[int, int], size: tuple[int, int]
+    ) -> Iterator[Carried]:
+        """Flow and mask of every frame; the last has no flow."""
+        if self.robot_mask != "none":
+            yield from carried(flows, self.robots(episode, frame_size, size), size)
+            return
+        for flow in flows:
+            yield Carried(flow, None, float("nan"))
+
+    def robots(
         self, episode: Episode, frame_size: tuple[int, int], size: tuple[int, int]
     ) -> Iterator[np.ndarray | None]:
-        """For each frame, float32 [h, w] with 0 on the robot; None where there are no masks."""
-        masks: Iterator[np.ndarray]
-        if self.robot_mask == "none":
-            yield from (None for _ in range(episode.length))
-            return
-        if self.robot_mask == "feature":
+        """For every frame, uint8 [h, w] at the flow's size with 1 on the robot, or None where it is to be carried."""
+        masks: Iterator[np.ndarray | None]
+        if self.segmented:
+            held: tuple[int, int] = tuple(episode.record[ROBOT_MASK]["size"])
+            masks = (None if m is None else unpack(m, held) for m in episode.labels[ROBOT_MASK])
+        elif self.robot_mask == "feature":
             assert self.mask_key is not None
             masks = feature_masks(
                 episode.dataset, episode.row, self.mask_key, backend=self.video_backend, threads=self.threads
@@ -204,9 +246,36 @@ class InteractionCounts(StepDefaults):
         else:
             assert self.mask_path is not None
             masks = folder_masks(Path(self.mask_path), episode.index, episode.length)
-        keep = Keep(self.known_camera(), frame_size, size, allow_resize=self.mask_resize, threshold=self.mask_threshold)
+        fit = self.fit(frame_size, size)
         for frame, mask in enumerate(masks):
-            yield keep(mask, episode.index, frame)
+            yield None if mask is None else fit.robot(mask, episode.index, frame)
+
+    def fit(self, frame_size: tuple[int, int], size: tuple[int, int]) -> Keep:
+        """What brings masks to the flow's size."""
+        # Masks that were found are bool, of the size that the segmenter was given.
+        resize, threshold = (True, None) if self.segmented else (self.mask_resize, self.mask_threshold)
+        return Keep(self.known_camera(), frame_size, size, allow_resize=resize, threshold=threshold)
+
+
+class Grown:
+    """Where Eq. 1 looks: not on the robot, nor within some distance of it, where its flow bleeds over its edge.
+
+    Args:
+        area: of the flow's picture over the reference's.
+        grow: distance in reference pixels; 0 leaves masks as they are.
+    """
+
+    def __init__(self, area: float, grow: float) -> None:
+        self._radius = round(grow * area**0.5)
+
+    def __call__(self, robot: np.ndarray) -> np.ndarray:
+        """float32 [h, w] with 0 on and near the robot, from uint8 [h, w] with 1 on it."""
+        import cv2
+
+        if self._radius:
+            side = 2 * self._radius + 1
+            robot = cv2.dilate(robot, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+        return np.subtract(1.0, robot, dtype=np.float32)
 
 
 def _note_repeats(pictures: Iterable[np.ndarray], repeated: np.ndarray) -> Iterator[np.ndarray]:

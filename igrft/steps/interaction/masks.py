@@ -145,6 +145,14 @@ class Keep:
         """float32 [h, w] at the flow's size: 0 where at least half of a pixel is robot, else 1.
 
         Raises:
+            EpisodeError: as :meth:`robot`.
+        """
+        return np.subtract(1.0, self.robot(mask, episode, frame), dtype=np.float32)
+
+    def robot(self, mask: np.ndarray, episode: int, frame: int) -> np.ndarray:
+        """uint8 [h, w] at the flow's size: 1 where at least half of a pixel is robot, else 0.
+
+        Raises:
             EpisodeError: the mask has another size than the camera's pictures, or is no [h, w].
         """
         import cv2
@@ -159,14 +167,14 @@ class Keep:
                 f"episode {episode}, frame {frame}: the robot mask is {size[0]}x{size[1]} and {self._camera} is "
                 f"{self._frame_size[0]}x{self._frame_size[1]}; make masks of that size, or set mask_resize: true"
             )
-        robot = (mask > self._limit(mask)).astype(np.uint8)
+        robot: np.ndarray = (mask > self._limit(mask)).astype(np.uint8)
         if size != self._flow_size:
             shrinks = self._flow_size[0] <= size[0] and self._flow_size[1] <= size[1]
             share = cv2.resize(
                 robot * np.uint8(255), self._flow_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST
             )
             robot = (share >= 128).astype(np.uint8)
-        return np.subtract(1.0, robot, dtype=np.float32)
+        return robot
 
     def _limit(self, mask: np.ndarray) -> float:
         if self._threshold is not None:

@@ -12,10 +12,13 @@ import numpy as np
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import frames_at, picture_size
 from igrft.errors import EpisodeError
-from igrft.steps.interaction.counts import InteractionCounts
+from igrft.steps.interaction.counts import Grown, InteractionCounts
 from igrft.steps.interaction.flow import FlowEstimator
 from igrft.steps.interaction.masks import Keep, folder_mask_at
 from igrft.steps.interaction.motion import MotionEstimator
+from igrft.steps.interaction.robot_mask.carry import Warp, planes
+from igrft.steps.interaction.robot_mask.kept import kept_masks
+from igrft.steps.interaction.robot_mask.packed import unpack
 from igrft.steps.interaction.scale import Counter, Scale, flow_size
 from igrft.steps.interaction.step import Interaction
 
@@ -52,20 +55,21 @@ def overlay(
         IgrftError: RAFT's weights are not to be had.
     """
     step = _step(settings, facts).resolve(dataset)
-    heavy: InteractionCounts = step.expand()[0]
+    *_, heavy, _ = step.expand()
     camera = heavy.known_camera()
     frame_size = picture_size(dataset, row, camera)
     size = flow_size(*frame_size, heavy.flow_height)
     scale = Scale.of(*size, dataset.fps, heavy.reference_fps)
     counter = Counter(*size, (step.flow_threshold,), scale)
     motions = MotionEstimator(*size, scale)
-    keep_of = Keep(camera, frame_size, size, allow_resize=heavy.mask_resize, threshold=heavy.mask_threshold)
     estimator = heavy.estimator()
+    robots = _Robots(heavy, dataset, row, heavy.fit(frame_size, size), size, estimator)
+    keep_of = Grown(scale.area, heavy.mask_grow)
     found = []
     for frame in frames:
         x, y, base = _flow(dataset, row, camera, frame, size, estimator)
-        mask = _mask(heavy, dataset, row, base)
-        keep = None if mask is None else keep_of(mask, int(dataset.episode_indices[row]), base)
+        robot = robots.at(base)
+        keep = None if robot is None else keep_of(robot)
         motion = motions.measure(x, y, keep)
         if facts is not None:
             compensated = facts.get("camera_motion") == "compensate" and motion.homography is not None
@@ -82,7 +86,7 @@ def overlay(
                 "frame": int(frame),
                 "rgb": frames_at(dataset, row, camera, [frame], size=size)[0],
                 "flow": flow_picture(x, y, keep, _BRIGHTEST * (step.flow_threshold * scale.squared) ** 0.5),
-                "mask": np.zeros(energy.shape, bool) if keep is None else keep == 0,
+                "mask": np.zeros(energy.shape, bool) if robot is None else robot > 0,
                 "moving": energy > np.float32(step.flow_threshold * scale.squared),
                 "pixels": pixels,
                 "interaction": pixels > step.pixel_threshold,
@@ -121,13 +125,48 @@ def _flow(
     return np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1]), base
 
 
-def _mask(heavy: InteractionCounts, dataset: DatasetReader, row: int, frame: int) -> np.ndarray | None:
-    if heavy.robot_mask == "none":
-        return None
-    if heavy.robot_mask == "feature":
-        return frames_at(dataset, row, str(heavy.mask_key), [frame], color="gray")[0]
-    episode, count = int(dataset.episode_indices[row]), int(dataset.lengths[row])
-    return folder_mask_at(Path(str(heavy.mask_path)), episode, count, frame)
+class _Robots:
+    """The robot on single frames of an episode, as the counting saw it."""
+
+    def __init__(
+        self,
+        heavy: InteractionCounts,
+        dataset: DatasetReader,
+        row: int,
+        fit: Keep,
+        size: tuple[int, int],
+        estimator: FlowEstimator,
+    ) -> None:
+        self._heavy, self._dataset, self._row, self._fit = heavy, dataset, row, fit
+        self._size, self._estimator = size, estimator
+        self._kept = kept_masks(dataset, row) if heavy.segmented else None
+
+    def at(self, frame: int) -> np.ndarray | None:
+        """uint8 [h, w] at the flow's size, 1 on the robot; None where no masks are used."""
+        heavy, episode = self._heavy, int(self._dataset.episode_indices[self._row])
+        if heavy.robot_mask == "none":
+            return None
+        if self._kept is not None:
+            return self._carried(frame, *self._kept)
+        if heavy.robot_mask == "feature":
+            mask = frames_at(self._dataset, self._row, str(heavy.mask_key), [frame], color="gray")[0]
+        else:
+            count = int(self._dataset.lengths[self._row])
+            mask = folder_mask_at(Path(str(heavy.mask_path)), episode, count, frame)
+        return self._fit.robot(mask, episode, frame)
+
+    def _carried(self, frame: int, masks: np.ndarray, held: tuple[int, int]) -> np.ndarray:
+        """From the known masks around a frame, by the flow between them, computed again."""
+        episode = int(self._dataset.episode_indices[self._row])
+        known = np.array([f for f, mask in enumerate(masks) if mask is not None])
+        before, after = int(known[known <= frame].max()), int(known[known >= frame].min())
+        first, last = (self._fit.robot(unpack(masks[f], held), episode, f) for f in (before, after))
+        if frame == before:
+            return first
+        camera, color = self._heavy.known_camera(), self._estimator.color
+        pictures = frames_at(self._dataset, self._row, camera, range(before, after + 1), size=self._size, color=color)
+        flows = [planes(flow) for flow in self._estimator.stream(pictures)]
+        return Warp(*self._size).between(first, last, flows)[0][frame - before]
 
 
 def flow_picture(x: np.ndarray, y: np.ndarray, keep: np.ndarray | None, brightest: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from igrft import columns as c
 from igrft.dataset.decoders import BACKENDS
@@ -17,7 +17,12 @@ from igrft.steps.interaction.camera import choose_camera
 from igrft.steps.interaction.counts import InteractionCounts
 from igrft.steps.interaction.flow import RAFT_NAMES, refuse_unknown_flow
 from igrft.steps.interaction.motion import STILL
+from igrft.steps.interaction.robot_mask.given import find_exemplars, row_of
+from igrft.steps.interaction.robot_mask.protocol import EXEMPLAR, SEGMENTERS
+from igrft.steps.interaction.robot_mask.step import RobotMask
 from igrft.steps.interaction.threshold import CameraMotion, InteractionThreshold
+
+RobotMaskSource = Literal["none", "feature", "folder", "exemplar", "roboengine", "sam3", "grounded_sam2"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,24 @@ class Interaction(StepDefaults):
             they are. The label does not depend on it but for detail lost.
         raft_weights: file of RAFT's weights; unset, torchvision's own download.
         raft_updates: RAFT's refinement iterations.
-        device: for RAFT: ``auto``, ``cpu``, ``cuda`` …
+        device: for RAFT and models of masks: ``auto``, ``cpu``, ``cuda`` …
         batch: pairs of pictures that RAFT computes at a time.
-        robot_mask: ``none``, ``feature`` (of the dataset, see ``mask_key``) or ``folder``
-            (``mask_path``, laid out as :mod:`igrft.steps.interaction.masks` says).
-        mask_resize: accept masks of another size than the camera's pictures.
-        mask_threshold: above it a mask is robot, in the mask's units; unset, half of "robot".
+        robot_mask: ``none``; given: ``feature`` (of the dataset, see ``mask_key``) or ``folder``
+            (``mask_path``, laid out as :mod:`igrft.steps.interaction.masks` says); found: ``exemplar`` (learned from
+            a few frames that a person painted, ``mask_path``, see
+            :mod:`igrft.steps.interaction.robot_mask.given`), ``roboengine``, ``sam3`` or ``grounded_sam2``.
+        mask_resize: accept given masks of another size than the camera's pictures.
+        mask_threshold: above it a mask is robot, in the mask's units; unset, half of "robot". Of what is found, a
+            probability.
+        mask_grow: reference pixels around the robot that are taken for robot too: its flow bleeds over its edge.
+        mask_every: masks are found on every n-th frame, and carried to those between by the flow.
+        mask_model: folder or Hub id of the weights that find masks; unset, the source's own.
+        mask_detector: the same of the detector of ``grounded_sam2``.
+        mask_prompt: what the models look for.
+        mask_score: least confidence of what they find; unset, the model's own.
+        mask_height: lines of the pictures that masks are found on, never enlarged; unset, 240 for ``exemplar``, 480
+            for models.
+        mask_batch: pictures that masks are found on at a time.
         flow_threshold: delta, squared pixels at 640x480 and ``reference_fps`` (the paper's number
             of pixels, ours in size and rate).
         pixel_threshold: Theta, pixels at 640x480.
@@ -71,11 +88,19 @@ class Interaction(StepDefaults):
     raft_updates: int = 12
     device: str = "auto"
     batch: int = 8
-    robot_mask: Literal["none", "feature", "folder"] = "none"
+    robot_mask: RobotMaskSource = "none"
     mask_key: str | None = None
     mask_path: str | None = None
     mask_resize: bool = False
     mask_threshold: float | None = None
+    mask_grow: float = 0.0
+    mask_every: int = 5
+    mask_model: str | None = None
+    mask_detector: str | None = None
+    mask_prompt: str = "robot"
+    mask_score: float | None = None
+    mask_height: int | None = None
+    mask_batch: int = 8
     flow_threshold: float = 2.0
     pixel_threshold: float = 400.0
     reference_fps: float | None = 30.0
@@ -93,7 +118,7 @@ class Interaction(StepDefaults):
     def __post_init__(self) -> None:
         refuse_unknown_flow(self.flow)
         for name, value, known in (
-            ("robot_mask", self.robot_mask, ("none", "feature", "folder")),
+            ("robot_mask", self.robot_mask, get_args(RobotMaskSource)),
             ("camera_motion", self.camera_motion, ("auto", "static", "compensate", "refuse")),
             ("video_backend", self.video_backend, BACKENDS),
         ):
@@ -103,10 +128,24 @@ class Interaction(StepDefaults):
             raise UsageError("step 'interaction': robot_mask: feature needs mask_key, the feature that holds the masks")
         if self.robot_mask == "folder" and not self.mask_path:
             raise UsageError("step 'interaction': robot_mask: folder needs mask_path, the folder of the masks")
-        for name, least in (("flow_height", 32), ("raft_updates", 1), ("batch", 1), ("threads", 1)):
+        if self.robot_mask == EXEMPLAR and not self.mask_path:
+            raise UsageError(
+                "step 'interaction': robot_mask: exemplar needs mask_path, the folder of the frames that you painted "
+                "(igrft report suggests some)"
+            )
+        if self.mask_height is not None and self.mask_height < 32:
+            raise UsageError(f"step 'interaction': mask_height must be at least 32, got {self.mask_height}")
+        for name, least in (
+            ("flow_height", 32),
+            ("raft_updates", 1),
+            ("batch", 1),
+            ("threads", 1),
+            ("mask_every", 1),
+            ("mask_batch", 1),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"step 'interaction': {name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("pixel_threshold", "shortest_phase", "close_gaps"):
+        for name in ("pixel_threshold", "shortest_phase", "close_gaps", "mask_grow"):
             if getattr(self, name) < 0:
                 raise UsageError(f"step 'interaction': {name} must not be negative, got {getattr(self, name)}")
         for name in ("moving_share", "clear_share", "min_inlier_share"):
@@ -127,19 +166,23 @@ class Interaction(StepDefaults):
         return (c.INTERACTION, c.INTERACTION_PIXELS)
 
     def expand(self) -> tuple[Any, ...]:
-        """The heavy step that counts and the cheap one that labels, each with its own settings."""
+        """The heavy step that counts and the cheap one that labels, each with its own settings.
+
+        Before them the heavy step that finds masks, where they are to be found.
+        """
         ladder = tuple(sorted({*self.ladder, self.flow_threshold}))
-        return tuple(
-            cls(**({f.name: getattr(self, f.name) for f in dataclasses.fields(cls)} | {"ladder": ladder}))
-            for cls in (InteractionCounts, InteractionThreshold)
-        )
+        settings = {**vars(self), "ladder": ladder}
+        kinds: tuple[type[Any], ...] = (InteractionCounts, InteractionThreshold)
+        if self.robot_mask in SEGMENTERS:
+            kinds = (RobotMask, *kinds)
+        return tuple(kind(**{f.name: settings[f.name] for f in dataclasses.fields(kind)}) for kind in kinds)
 
     def resolve(self, dataset: DatasetReader) -> Interaction:
         """Choose the camera, and refuse what cannot work on this dataset.
 
         Raises:
-            IgrftError: unknown camera, camera or mask feature without files, no folder of masks, no
-                file of weights, decord on AV1.
+            IgrftError: unknown camera, camera or mask feature without files, no folder of masks, no painted frame,
+                no file of weights, decord on AV1.
         """
         camera = choose_camera(dataset, self.camera)
         if self.robot_mask == "feature":
@@ -153,6 +196,9 @@ class Interaction(StepDefaults):
                 raise IgrftError(f"step 'interaction': mask_key {key!r} has no file in any episode")
         if self.robot_mask == "folder" and not Path(str(self.mask_path)).is_dir():
             raise IgrftError(f"step 'interaction': mask_path {self.mask_path} is not a folder")
+        if self.robot_mask == EXEMPLAR:
+            for exemplar in find_exemplars(Path(str(self.mask_path))):
+                row_of(dataset, exemplar)
         if self.flow in RAFT_NAMES and self.raft_weights is not None:
             from igrft.steps.interaction.raft import refuse_missing_weights
 
@@ -172,15 +218,16 @@ class Interaction(StepDefaults):
             raise IgrftError(f"step 'interaction': {error}") from None
 
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
-        """Both halves in a row, for use outside a pipeline."""
+        """Its parts in a row, for use outside a pipeline."""
         resolved = self if self.camera is not None else self.resolve(dataset)
-        count, threshold = (step.open(dataset, None) for step in resolved.expand())
+        *heavy, threshold = (step.open(dataset, None) for step in resolved.expand())
 
         def label(episode: Episode) -> EpisodeLabels:
-            counted = count(episode)
-            after = Episode(
-                dataset, episode.row, {**episode.labels, **counted.staged}, {**episode.record, **counted.record}
-            )
+            after = Episode(dataset, episode.row, dict(episode.labels), dict(episode.record))
+            for part in heavy:
+                found = part(after)
+                after.labels.update(found.staged)
+                after.record.update(found.record)
             return threshold(after)
 
         return label
