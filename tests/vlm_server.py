@@ -217,10 +217,19 @@ def _runs(seen: list[Look]) -> Iterator[list[Look]]:
 
 
 def thirty_percent(seed: int = 0) -> Callable[[int], str | None]:
-    """Faults of all kinds in three calls of ten."""
+    """Faults of all kinds in three calls of every ten."""
     rng = random.Random(seed)
     kinds = itertools.cycle(("500", "hang", "cut", "prose", "json", "names", "beyond"))
-    return lambda number: next(kinds) if rng.random() < 0.3 else None
+    planned: list[str | None] = []
+
+    def fault(number: int) -> str | None:
+        while len(planned) <= number:
+            ten: list[str | None] = [*itertools.islice(kinds, 3), *[None] * 7]
+            rng.shuffle(ten)
+            planned.extend(ten)
+        return planned[number]
+
+    return fault
 
 
 class _Handler(BaseHTTPRequestHandler):

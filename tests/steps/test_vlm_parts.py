@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,7 @@ def test_windows_cover_every_episode(length, fps, rate, longest, share):
         assert list(window.frames) == sorted(set(window.frames))
         slack = 0.5 / fps + 1e-6
         assert window.start - slack <= window.frames[0] / fps and window.frames[-1] / fps <= window.end + slack
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert after.start <= before.end + 1e-6 and after.number == before.number + 1
 
 
@@ -106,7 +107,7 @@ def window_answers(draw):
     for w in windows:
         cuts = sorted(draw(st.lists(st.floats(0.05, 0.95), max_size=4, unique=True)))
         edges = [w.start, *(w.start + c * (w.end - w.start) for c in cuts), w.end]
-        spans.append([(draw(names), a, b, True) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+        spans.append([(draw(names), a, b, True) for a, b in pairwise(edges)])
     return windows, spans
 
 
@@ -115,7 +116,7 @@ def test_joined_windows_cover_the_episode_whatever_was_said(case):
     windows, spans = case
     found = join_windows(windows, spans, 0.5)
     assert found[0][1] == 0 and found[-1][2] == windows[-1].end
-    assert all(a[2] == b[1] for a, b in zip(found, found[1:], strict=False))
+    assert all(a[2] == b[1] for a, b in pairwise(found))
     assert all(s[2] > s[1] for s in found)
 
 

@@ -123,7 +123,7 @@ class Server:
 
 def _watchdog(group: int) -> subprocess.Popen[bytes]:
     """A shell that ends the server's processes when we die without a word: its input then closes."""
-    script = 'read -r _; kill -TERM -- "-$1"; sleep 5; kill -KILL -- "-$1"'
+    script = 'read -r _; kill -TERM "-$1"; sleep 5; kill -KILL "-$1"'
     return subprocess.Popen(
         ["sh", "-c", script, "sh", str(group)],
         stdin=subprocess.PIPE,
