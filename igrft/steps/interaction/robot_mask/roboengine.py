@@ -12,6 +12,7 @@ import numpy as np
 
 from igrft.errors import IgrftError
 from igrft.models.devices import accelerator
+from igrft.steps.interaction.robot_mask.pretrained import first_line
 from igrft.steps.interaction.robot_mask.protocol import SegmenterSettings
 
 _INSTALL = (
@@ -39,8 +40,8 @@ class RoboEngine:
         except Exception as error:
             weights = settings.model or "michaelyuanqwq/roboengine-sam"
             raise IgrftError(
-                f"robot_mask: roboengine cannot be loaded ({one_line(error)}); its weights {weights} must be cached or "
-                f"reachable on the Hub, and the device {options['device']} have room for them"
+                f"robot_mask: roboengine cannot be loaded ({first_line(error)}); its weights {weights} must be cached "
+                f"or reachable on the Hub, and the device {options['device']} have room for them"
             ) from None
         self._prompt = settings.prompt
 
@@ -53,12 +54,6 @@ def _class() -> Any:
     try:
         from robo_engine.infer_engine import RoboEngineRobotSegmentation
     except ImportError as error:
-        missing = f"the package {error.name!r}" if error.name else f"its packages ({one_line(error)})"
+        missing = f"the package {error.name!r}" if error.name else f"its packages ({first_line(error)})"
         raise IgrftError(f"robot_mask: roboengine needs {missing}, which is not installed; {_INSTALL}") from None
     return RoboEngineRobotSegmentation
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error, not too long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,182 @@
+"""Large models behind the protocol: real classes with tiny random weights, and a stand-in for RoboEngine's package."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from picture_sets import picture_set, square_over_background
+from tiny_segmenters import tiny_grounding_dino, tiny_sam2, tiny_sam3
+
+from igrft.dataset.reader import DatasetReader
+from igrft.errors import IgrftError
+from igrft.steps.base import Episode
+from igrft.steps.interaction import Interaction
+from igrft.steps.interaction.robot_mask import RobotMask
+from igrft.steps.interaction.robot_mask.grounded_sam2 import GroundedSam2
+from igrft.steps.interaction.robot_mask.packed import unpack
+from igrft.steps.interaction.robot_mask.protocol import SegmenterSettings
+from igrft.steps.interaction.robot_mask.sam3 import Sam3
+
+FRAMES = [np.random.default_rng(i).integers(0, 255, (120, 160, 3), dtype=np.uint8) for i in range(3)]
+
+
+def settings(source: str, **changed: Any) -> SegmenterSettings:
+    plain: dict[str, Any] = {
+        "source": source,
+        "camera": "observation.images.front",
+        "folder": None,
+        "model": None,
+        "detector": None,
+        "prompt": "robot",
+        "score": 0.0,
+        "threshold": 0.5,
+        "device": "cpu",
+        "threads": 1,
+    }
+    return SegmenterSettings(**plain | changed)
+
+
+@pytest.fixture(scope="module")
+def sam3(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_sam3(tmp_path_factory.mktemp("sam3")))
+
+
+@pytest.fixture(scope="module")
+def grounded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    model, detector = (tmp_path_factory.mktemp(n) for n in ("sam2", "dino"))
+    return {"model": str(tiny_sam2(model)), "detector": str(tiny_grounding_dino(detector))}
+
+
+def test_sam3_a_batch_is_its_pictures_one_by_one(sam3: str) -> None:
+    model = Sam3(settings("sam3", model=sam3))
+    masks = model(FRAMES)
+    assert masks.shape == (3, 120, 160) and masks.dtype == bool and 0 < masks.mean() < 1
+    for frame, mask in zip(FRAMES, masks, strict=True):
+        assert np.mean(model([frame])[0] == mask) > 0.999
+    assert not Sam3(settings("sam3", model=sam3, score=1.0))(FRAMES).any()
+    other = Sam3(settings("sam3", model=sam3, prompt="a table"))(FRAMES)
+    assert (other != masks).any()
+
+
+def test_grounded_sam2_a_batch_is_its_pictures_one_by_one(grounded: dict[str, str]) -> None:
+    model = GroundedSam2(settings("grounded_sam2", **grounded))
+    masks = model(FRAMES)
+    assert masks.shape == (3, 120, 160) and masks.dtype == bool and masks.any()
+    for frame, mask in zip(FRAMES, masks, strict=True):
+        assert np.mean(model([frame])[0] == mask) > 0.999
+    assert not GroundedSam2(settings("grounded_sam2", **grounded, score=1.0))(FRAMES).any()
+
+
+def test_weights_that_cannot_be_had(sam3: str, grounded: dict[str, str], tmp_path: Path) -> None:
+    for model, said in (
+        (str(tmp_path / "none"), "cannot be loaded from"),
+        ("nobody/nothing-of-the-kind", "cannot be loaded from 'nobody/nothing-of-the-kind'"),
+        (grounded["model"], "robot_mask: sam3: "),
+    ):
+        with pytest.raises(IgrftError, match=r"give mask_model a folder that holds them") as caught:
+            Sam3(settings("sam3", model=model))
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(IgrftError, match="give mask_detector a folder"):
+        GroundedSam2(settings("grounded_sam2", model=grounded["model"], detector=str(tmp_path / "none")))
+
+
+def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_sam3(tmp_path / "sam3")
+    weights = load_file(folder / "model.safetensors")
+
+    def without(*parts: str) -> SegmenterSettings:
+        some = {k: v for k, v in weights.items() if not k.startswith(parts)}
+        save_file(some, folder / "model.safetensors", metadata={"format": "pt"})
+        return settings("sam3", model=str(folder))
+
+    whole = Sam3(settings("sam3", model=str(folder)))(FRAMES)
+    with pytest.raises(IgrftError, match="does not hold the weights of Sam3Model .text_projection.bias and 1 more"):
+        Sam3(without("text_projection."))
+    # SAM 3.1 comes without what nothing reads.
+    less = Sam3(without("text_encoder.text_projection.", "vision_encoder.neck.fpn_layers.3."))
+    assert np.array_equal(less(FRAMES), whole)
+
+
+def test_a_model_in_the_step(sam3: str, squares: DatasetReader) -> None:
+    step = Interaction(robot_mask="sam3", mask_model=sam3, mask_score=0.0, mask_every=2, mask_batch=2, device="cpu")
+    finder, counts, _ = step.resolve(squares).expand()
+    assert isinstance(finder, RobotMask) and finder.max_workers == 1 and counts.max_workers is None
+    found = finder.open(squares, None)(Episode(squares, 0))
+    assert [f for f, m in enumerate(found.staged["robot_mask"]) if m is not None] == [0, 2, 4]
+    assert found.record["robot_mask"] == {"source": "sam3", "size": [640, 480], "every": 2, "frames": 3}
+
+
+def test_what_keys_the_masks() -> None:
+    def key(**changed: Any) -> Any:
+        return Interaction(robot_mask="sam3", **changed).expand()[0].settings()
+
+    plain = key()
+    for same in ({"device": "cpu"}, {"mask_batch": 3}, {"threads": 2}, {"flow": "dis_medium"}, {"flow_height": 480}):
+        assert key(**same) == plain
+    for other in ({"mask_prompt": "arm"}, {"mask_model": "x"}, {"mask_every": 2}, {"mask_score": 0.3}):
+        assert key(**other) != plain
+
+
+# RoboEngine: a package of the same interface in a temporary folder.
+
+_ROBOENGINE = """
+import numpy as np
+
+
+class RoboEngineRobotSegmentation:
+    def __init__(self, sam_versoin="michaelyuanqwq/roboengine-sam", sam_tokenizer_version="", image_size=224,
+                 device="cuda"):
+        if device == "cuda":
+            raise RuntimeError("Found no NVIDIA driver on your system.\\nMore lines.")
+        self.made_with = sam_versoin, device
+
+    def gen_video(self, image_np_list, prompt="robot", anchor_frequency=1, preset_masks=None):
+        assert prompt == "robot arm" and anchor_frequency == 1
+        assert all(isinstance(i, np.ndarray) and i.dtype == np.uint8 for i in image_np_list)
+        return np.stack([(i[..., 0] > 128).astype(np.float32) for i in image_np_list])
+"""
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> DatasetReader:
+    return picture_set(tmp_path / "set", [square_over_background(5)], dtype="image")
+
+
+@pytest.fixture
+def roboengine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "package/robo_engine").mkdir(parents=True)
+    (tmp_path / "package/robo_engine/infer_engine.py").write_text(_ROBOENGINE)
+    monkeypatch.syspath_prepend(str(tmp_path / "package"))
+    for name in ("robo_engine", "robo_engine.infer_engine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_roboengine(squares: DatasetReader, roboengine: None) -> None:
+    step = Interaction(robot_mask="roboengine", mask_prompt="robot arm", mask_batch=2, mask_every=2, device="cpu")
+    finder = step.resolve(squares).expand()[0]
+    found = finder.open(squares, None)(Episode(squares, 0))
+    masks = [m for m in found.staged["robot_mask"] if m is not None]
+    pictures = square_over_background(5)
+    assert [np.array_equal(unpack(m, (640, 480)), p > 128) for m, p in zip(masks, pictures[::2], strict=True)] == [
+        True
+    ] * 3
+
+
+def test_roboengine_that_cannot_start(squares: DatasetReader, roboengine: None) -> None:
+    step = Interaction(robot_mask="roboengine", device="cuda")
+    with pytest.raises(IgrftError, match="Found no NVIDIA driver on your system.*the device cuda") as caught:
+        step.resolve(squares).expand()[0].open(squares, None)
+    assert "\n" not in str(caught.value)
+
+
+def test_roboengine_that_is_not_installed(squares: DatasetReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == "robo_engine"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(IgrftError, match="needs the package 'robo_engine', which is not installed; run: git clone"):
+        Interaction(robot_mask="roboengine").resolve(squares).expand()[0].open(squares, None)
