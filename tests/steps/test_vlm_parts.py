@@ -294,6 +294,16 @@ def test_wrong_settings_are_refused_in_one_line_without_a_secret(settings, messa
     assert "secret" not in str(caught.value).lower() and "\n" not in str(caught.value)
 
 
+def test_what_can_be_no_key_is_sent_to_nobody(monkeypatch):
+    for key in ("two words", "schlüssel", "line\nbreak"):
+        monkeypatch.setenv("TEST_VLM_KEY", key)
+        with pytest.raises(UsageError, match="TEST_VLM_KEY holds what can be no key") as caught:
+            build(api_key_env="TEST_VLM_KEY").key()
+        assert key not in str(caught.value)
+    monkeypatch.setenv("TEST_VLM_KEY", " sk-1\n")
+    assert build(api_key_env="TEST_VLM_KEY").key() == "sk-1" and build().key() is None
+
+
 def test_one_camera_or_several():
     assert build(camera="front").cameras == ("front",)
     assert build(camera=["front", "wrist"]).cameras == ("front", "wrist")

@@ -89,9 +89,13 @@ def test_the_model_judges_success_where_nobody_else_knows(tmp_path):
             (True, "model"),
         ]
         assert all("the cup stands on the shelf" in text_of(b) for b in segmenting(server))
+        # Its word is no fact: who labels the result again asks again.
+        calls = len(server.bodies)
+        run(tmp_path / "out", tmp_path, server.base_url, task=task, judge_success=True, out="relabelled")
+        assert {record(tmp_path / "relabelled", e)["success_from"] for e in range(3)} == {"model"}
+        assert len(server.bodies) == calls
         # Where the dataset knows, it is told and not asked.
         add_column(source, "is_success", lambda n, e: np.ones(n, bool), "bool")
-        calls = len(server.bodies)
         run(source, tmp_path, server.base_url, task=task, judge_success=True, out="known")
         assert {record(tmp_path / "known", e)["success_from"] for e in range(3)} == {"source"}
         assert not any('"success" is true' in text_of(b) for b in segmenting(server)[calls // 2 :])
@@ -147,6 +151,18 @@ def test_a_long_episode_is_asked_in_windows(tmp_path):
     assert [s[:3] for s in segments(tmp_path / "out", 0)] == [t[:3] for t in truth]
     # Later windows are told what came before.
     assert "Before that, the recording was divided into: reach the cup from 0.00 s to 10.00 s" in text_of(asked[1])
+
+
+def test_windows_that_name_the_same_differently_are_joined_when_names_are_merged(tmp_path):
+    ends = [100, 190, 290, 400]
+    truth = [(n, a, b, True) for n, a, b in zip(NAMES, [0, *ends[:-1]], ends, strict=True)]
+    source = write_set(tmp_path / "source", [truth])
+    with vlm_server(open_names=True) as server:
+        result = run(source, tmp_path, server.base_url, window=15, overlap=2)
+    assert result.set_aside == {} and len(segmenting(server)) == 3
+    meaning = {v: n for n, variants in VARIANTS.items() for v in variants}
+    assert [(meaning[n], *rest) for n, *rest in segments(tmp_path / "out", 0)] == truth
+    assert "Where one of these names fits, use it: " in text_of(segmenting(server)[1])
 
 
 def test_a_server_without_schemas_is_asked_without(tmp_path):

@@ -57,11 +57,12 @@ def has_existing(dataset: DatasetReader) -> bool:
 
 
 def existing_success(dataset: DatasetReader, row: int) -> tuple[bool, str] | None:
-    """Success as igrft recorded it and who said so (``source``, or still ``assumed``), or None."""
+    """Success as igrft recorded it and who said so (``source``, or still ``assumed`` or ``model``), or None."""
     entry = _igrft_entry(dataset, row)
     if not entry or entry.get("success") is None:
         return None
-    return bool(entry["success"]), "assumed" if entry.get("success_from") == "assumed" else "source"
+    said_by = entry.get("success_from")
+    return bool(entry["success"]), said_by if said_by in ("assumed", "model") else "source"
 
 
 def episode_table_success(dataset: DatasetReader, row: int) -> bool | None:

@@ -11,7 +11,7 @@ from igrft.steps.subtasks.file import entry_success
 
 
 def success_of(entry: Mapping[str, Any] | None, episode: Episode, success_columns: Sequence[str]) -> tuple[bool, str]:
-    """Success and who said so: the file, else the source, else assumed.
+    """Success and who said so: ``file``, else ``source``, else ``model`` (in an earlier labelling), else ``assumed``.
 
     Args:
         entry: of the subtask file and the corrections, or None.
@@ -32,3 +32,9 @@ def success_of(entry: Mapping[str, Any] | None, episode: Episode, success_column
     if known is not None:
         return known, "source"
     return existing_success(episode.dataset, episode.row) or (True, "assumed")
+
+
+def known_success(found: tuple[bool, str]) -> bool | None:
+    """Success where it is known: neither assumed nor a model's word."""
+    success, said_by = found
+    return None if said_by in ("assumed", "model") else success

@@ -14,7 +14,7 @@ from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import picture_size
 from igrft.errors import EpisodeError
 from igrft.steps.base import Episode, Preview
-from igrft.steps.subtasks.success import success_of
+from igrft.steps.subtasks.success import known_success, success_of
 from igrft.steps.subtasks.vlm import prompts
 from igrft.steps.subtasks.vlm.labeller import EpisodeAsker, cameras_of, chat, episode_windows
 from igrft.steps.subtasks.vlm.session import Session
@@ -125,10 +125,10 @@ def preview(entry: Subtasks, dataset: DatasetReader, rows: Sequence[int], folder
     task = _task(tasks, dataset, row)
     episode = Episode(dataset, row)
     columns = [n for n in c.SUCCESS_SPELLINGS if n in dataset.features]
-    success, said_by = success_of(entry.given(episode.index), episode, columns)
+    success = known_success(success_of(entry.given(episode.index), episode, columns))
     window = episode_windows(entry, episode.length, episode.fps)[0]
     asker = EpisodeAsker(Session(entry), entry.shortest)
-    question = asker.question(episode, task, None if said_by == "assumed" else success, window, ())
+    question = asker.question(episode, task, success, window, ())
     cameras = cameras_of(dataset, entry, task)
     sheets = make_sheets(episode, window, cameras, entry)
     interval = sample_interval(entry, episode.fps)

@@ -40,7 +40,7 @@ def opening(question: Question, sheets: int, interval: float, cameras: int) -> s
     w = question.window
     views = f" from {cameras} cameras, one after the other" if cameras > 1 else ""
     part = "" if w.count == 1 else f" Shown here is part {w.number + 1} of {w.count}: {w.start:.2f} s to {w.end:.2f} s."
-    goal = f' The operator\'s task was: "{question.goal}".' if question.goal else ""
+    goal = f' The operator\'s task was: "{question.goal.rstrip(".")}".' if question.goal else ""
     return (
         f"A robot was recorded for {question.duration:.2f} s while a person operated it.{goal}{part}\n"
         f"You see {sheets} contact sheet{'s' if sheets > 1 else ''}{views}: each is a grid of frames, to be read row "

@@ -171,7 +171,7 @@ class VlmSettings:
         """The key, from the environment; None where none is needed.
 
         Raises:
-            UsageError: the variable is not set.
+            UsageError: the variable is not set, or holds what can be no key.
         """
         if self.api_key_env is None:
             return None
@@ -181,6 +181,9 @@ class VlmSettings:
                 f"the environment variable {self.api_key_env}, which 'api_key_env' of step 'subtasks' names, is not "
                 "set; set it to the key of the endpoint"
             )
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            # Not shown, and sent to nobody: as a header it would be refused with the key in the message.
+            raise UsageError(f"the environment variable {self.api_key_env} holds what can be no key (spaces, umlauts)")
         return key
 
 

@@ -59,6 +59,11 @@ def make_sheets(episode: Episode, window: Window, cameras: Sequence[str], settin
     return sheets
 
 
+def load_lerobot() -> None:
+    """Import LeRobot's contact sheets: several seconds, as torch and much else come with them."""
+    import lerobot.annotations.steerable_pipeline.frames  # noqa: F401
+
+
 def _sheet(pictures: Sequence[Any], times: Sequence[float], settings: VlmSettings) -> bytes:
     from lerobot.annotations.steerable_pipeline.frames import to_contact_sheet_blocks
     from PIL import Image

@@ -13,7 +13,7 @@ from igrft.dataset.reader import DatasetReader
 from igrft.extras import require
 from igrft.steps.base import SEGMENTS, Episode, EpisodeLabels, Labeller, Preview, Spending, StepDefaults
 from igrft.steps.subtasks.segments import Segment, check_cover, parse_segments, settle
-from igrft.steps.subtasks.success import success_of
+from igrft.steps.subtasks.success import known_success, success_of
 from igrft.steps.subtasks.vlm.session import Session
 from igrft.steps.task_file import Task, load_tasks
 
@@ -86,7 +86,10 @@ class VlmSubtasks(StepDefaults):
 
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
         from igrft.steps.subtasks.vlm.labeller import EpisodeAsker
+        from igrft.steps.subtasks.vlm.sheets import load_lerobot
 
+        # Here and not by the first thread: others would find it half imported.
+        load_lerobot()
         entry = self.entry
         tasks = load_tasks(entry.task) if entry.task else None
         asker = EpisodeAsker(self.session, entry.shortest)
@@ -105,7 +108,7 @@ class VlmSubtasks(StepDefaults):
                 segments = parse_segments(given.get("subtasks"), f"{where} in {entry.overrides}")
                 record["names_from"] = "overrides"
             else:
-                seen = asker.see(episode, task, None if success_from == "assumed" else success)
+                seen = asker.see(episode, task, known_success((success, success_from)))
                 if seen.success is not None:
                     success, success_from = seen.success, "model"
                 segments = joined(seen.segments)
