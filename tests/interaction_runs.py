@@ -17,6 +17,7 @@ class Given:
     """A flow estimator that hands out fields prepared before, whatever the pictures."""
 
     color = "gray"
+    ahead = 0
 
     def __init__(self, flows: list[np.ndarray]) -> None:
         self.flows = flows

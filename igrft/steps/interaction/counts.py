@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +16,11 @@ from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import Backend, episode_frames, picture_size
 from igrft.errors import IgrftError
 from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
-from igrft.steps.interaction.flow import RAFT_NAMES, FlowEstimator, make_flow
+from igrft.steps.interaction.evidence import Look
+from igrft.steps.interaction.flow import RAFT_NAMES, FlowEstimator, Precision, make_flow
 from igrft.steps.interaction.masks import Keep, feature_masks, folder_facts, folder_masks
 from igrft.steps.interaction.motion import MotionEstimator
+from igrft.steps.interaction.overlap import ahead
 from igrft.steps.interaction.robot_mask.carry import Carried, Planes, carried, planes
 from igrft.steps.interaction.robot_mask.facts import mask_facts
 from igrft.steps.interaction.robot_mask.packed import unpack
@@ -71,6 +75,8 @@ class InteractionCounts(StepDefaults):
     flow_height: int = 240
     raft_weights: str | None = None
     raft_updates: int = 12
+    raft_precision: Precision = "auto"
+    raft_compile: bool = False
     device: str = "auto"
     batch: int = 8
     robot_mask: str = "none"
@@ -79,6 +85,7 @@ class InteractionCounts(StepDefaults):
     mask_resize: bool = False
     mask_threshold: float | None = None
     mask_grow: float = 0.0
+    change_threshold: float = 3.0
     reference_fps: float | None = 30.0
     ladder: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     video_backend: Backend = "auto"
@@ -113,7 +120,7 @@ class InteractionCounts(StepDefaults):
             "robot_mask": self.robot_mask,
         }
         if self.flow in RAFT_NAMES:
-            found["raft_updates"] = self.raft_updates
+            found |= {"raft_updates": self.raft_updates, "raft_precision": self.raft_precision}
             if self.raft_weights is not None:
                 from igrft.steps.interaction.raft import weights_digest
 
@@ -122,8 +129,8 @@ class InteractionCounts(StepDefaults):
         if self.robot_mask in ("feature", "folder"):
             found |= {"mask_resize": self.mask_resize, "mask_threshold": self.mask_threshold}
             found["mask"] = self.mask_key if self.robot_mask == "feature" else self.mask_path
-        if self.robot_mask != "none" and self.mask_grow:
-            found["mask_grow"] = self.mask_grow
+        if self.robot_mask != "none":
+            found |= {"mask_grow": self.mask_grow, "change_threshold": self.change_threshold}
         return found
 
     def episode_input(self, dataset: DatasetReader, row: int) -> Any:
@@ -149,6 +156,8 @@ class InteractionCounts(StepDefaults):
             device=self.device,
             batch=self.batch,
             threads=self.threads,
+            precision=self.raft_precision,
+            compiled=self.raft_compile,
         )
 
     def count(self, episode: Episode, estimator: FlowEstimator) -> EpisodeLabels:
@@ -169,24 +178,23 @@ class InteractionCounts(StepDefaults):
         motion, inliers = np.zeros(length, np.float32), np.full(length, np.nan, np.float32)
         repeated = np.zeros(length, bool)
 
-        pictures = self.pictures(episode, size, estimator)
-        flows = map(planes, estimator.stream(_note_repeats(pictures, repeated)))
+        shown: deque[np.ndarray] = deque()
+        pictures = _note_repeats(self.pictures(episode, size, estimator), repeated, shown)
+        flows = map(planes, estimator.stream(pictures))
         coverage, agreement = np.zeros(length, np.float32), np.full(length, np.nan, np.float32)
-        keep_of = Grown(scale.area, self.mask_grow)
-        for f, frame in enumerate(self.frames(episode, flows, frame_size, size)):
-            keep = None
-            if frame.robot is not None:
-                coverage[f], agreement[f] = np.count_nonzero(frame.robot) / frame.robot.size, frame.agreement
-                keep = keep_of(frame.robot)
-            if frame.flow is None:
-                break
+        frames = _note_masks(self.frames(episode, flows, frame_size, size, estimator.ahead), coverage, agreement)
+        look = Look(scale.area, self.mask_grow, self.change_threshold)
+        for f, (frame, following) in enumerate(pairwise(frames)):
+            assert frame.flow is not None
             x, y = frame.flow
-            raw[f] = compensated[f] = counter.count(counter.energy(x, y, keep))
+            pair = shown.popleft(), shown[0]
+            keep = look.background(frame.robot, following.robot)
+            raw[f] = compensated[f] = counter.count(counter.energy(x, y, look.counted(pair, keep)))
             found = global_motion.measure(x, y, keep)
             motion[f], inliers[f] = found.magnitude, found.inliers
             if found.homography is not None:
                 rest = global_motion.residual(x, y, found.homography)
-                compensated[f] = counter.count(counter.energy(*rest, keep))
+                compensated[f] = counter.count(counter.energy(*rest, look.counted(pair, keep, found.homography)))
         if length > 1:
             for values in (raw, compensated, motion, inliers, repeated):
                 values[-1] = values[-2]
@@ -210,7 +218,7 @@ class InteractionCounts(StepDefaults):
 
     def pictures(self, episode: Episode, size: tuple[int, int], estimator: FlowEstimator) -> Iterator[np.ndarray]:
         """The camera's pictures as the estimator wants them."""
-        return episode_frames(
+        pictures = episode_frames(
             episode.dataset,
             episode.row,
             self.known_camera(),
@@ -219,16 +227,18 @@ class InteractionCounts(StepDefaults):
             backend=self.video_backend,
             threads=self.threads,
         )
+        return ahead(pictures, estimator.ahead)
 
     def frames(
-        self, episode: Episode, flows: Iterator[Planes], frame_size: tuple[int, int], size: tuple[int, int]
+        self, episode: Episode, flows: Iterator[Planes], frame_size: tuple[int, int], size: tuple[int, int], depth: int
     ) -> Iterator[Carried]:
-        """Flow and mask of every frame; the last has no flow."""
+        """Flow and mask of every frame; the last has no flow. Masks are read up to ``depth`` of them ahead."""
         if self.robot_mask != "none":
-            yield from carried(flows, self.robots(episode, frame_size, size), size)
+            yield from carried(flows, ahead(self.robots(episode, frame_size, size), depth), size)
             return
         for flow in flows:
             yield Carried(flow, None, float("nan"))
+        yield Carried(None, None, float("nan"))
 
     def robots(
         self, episode: Episode, frame_size: tuple[int, int], size: tuple[int, int]
@@ -257,34 +267,26 @@ class InteractionCounts(StepDefaults):
         return Keep(self.known_camera(), frame_size, size, allow_resize=resize, threshold=threshold)
 
 
-class Grown:
-    """Where Eq. 1 looks: not on the robot, nor within some distance of it, where its flow bleeds over its edge.
-
-    Args:
-        area: of the flow's picture over the reference's.
-        grow: distance in reference pixels; 0 leaves masks as they are.
+def _note_repeats(
+    pictures: Iterable[np.ndarray], repeated: np.ndarray, shown: deque[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """``pictures`` as they come; sets ``repeated[f]`` where picture f + 1 shows picture f again, and keeps what was
+    ``shown`` until it is taken from there.
     """
-
-    def __init__(self, area: float, grow: float) -> None:
-        self._radius = round(grow * area**0.5)
-
-    def __call__(self, robot: np.ndarray) -> np.ndarray:
-        """float32 [h, w] with 0 on and near the robot, from uint8 [h, w] with 1 on it."""
-        import cv2
-
-        if self._radius:
-            side = 2 * self._radius + 1
-            robot = cv2.dilate(robot, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-        return np.subtract(1.0, robot, dtype=np.float32)
-
-
-def _note_repeats(pictures: Iterable[np.ndarray], repeated: np.ndarray) -> Iterator[np.ndarray]:
-    """``pictures`` as they come; sets ``repeated[f]`` where picture f + 1 shows picture f again."""
     import cv2
 
     previous: np.ndarray | None = None
     for f, picture in enumerate(pictures):
         if previous is not None:
             repeated[f - 1] = cv2.norm(previous, picture, cv2.NORM_L1) < _SAME * picture.size
+        shown.append(picture)
         yield picture
         previous = picture
+
+
+def _note_masks(frames: Iterable[Carried], coverage: np.ndarray, agreement: np.ndarray) -> Iterator[Carried]:
+    """``frames`` as they come; notes what their masks cover, and where they agree with the next known one."""
+    for f, frame in enumerate(frames):
+        if frame.robot is not None:
+            coverage[f], agreement[f] = np.count_nonzero(frame.robot) / frame.robot.size, frame.agreement
+        yield frame

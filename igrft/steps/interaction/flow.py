@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from igrft.errors import UsageError, did_you_mean
 DIS_PRESETS = {"dis_ultrafast": 0, "dis": 1, "dis_medium": 2}
 RAFT_NAMES = ("raft_small", "raft_large")
 FLOWS = (*DIS_PRESETS, *RAFT_NAMES)
+#: Of RAFT's layers. ``auto`` is float16 on a GPU, float32 on a CPU.
+Precision = Literal["auto", "float16", "float32"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 class FlowEstimator(Protocol):
@@ -24,6 +27,8 @@ class FlowEstimator(Protocol):
 
     #: What the pictures must be: uint8 [h, w] for ``gray``, [h, w, 3] for ``rgb``.
     color: Color
+    #: Pictures worth decoding ahead of time by a thread of their own; 0 where the flow needs the CPU itself.
+    ahead: int
 
     def __call__(self, previous: np.ndarray, following: np.ndarray) -> np.ndarray:
         """Flow from ``previous`` to ``following``: float32 [h, w, 2], pixels to the right and down."""
@@ -38,6 +43,7 @@ class Dis:
     """OpenCV's dense inverse search, on one core."""
 
     color: Color = "gray"
+    ahead = 0
 
     def __init__(self, preset: int) -> None:
         import cv2
@@ -63,7 +69,17 @@ def refuse_unknown_flow(name: str) -> None:
         raise UsageError(f"step 'interaction': unknown flow {name!r}{did_you_mean(name, FLOWS)}")
 
 
-def make_flow(name: str, *, weights: str | None, updates: int, device: str, batch: int, threads: int) -> FlowEstimator:
+def make_flow(
+    name: str,
+    *,
+    weights: str | None,
+    updates: int,
+    device: str,
+    batch: int,
+    threads: int,
+    precision: Precision = "auto",
+    compiled: bool = False,
+) -> FlowEstimator:
     """Load an estimator. Called in the worker: RAFT imports torch and reads its weights.
 
     Args:
@@ -73,6 +89,8 @@ def make_flow(name: str, *, weights: str | None, updates: int, device: str, batc
         device: for RAFT: ``auto``, ``cpu``, ``cuda`` …
         batch: pairs that RAFT computes at a time.
         threads: CPU threads of RAFT.
+        precision: of RAFT's layers.
+        compiled: whether RAFT is compiled first.
 
     Raises:
         UsageError: unknown name.
@@ -83,4 +101,13 @@ def make_flow(name: str, *, weights: str | None, updates: int, device: str, batc
         return Dis(DIS_PRESETS[name])
     from igrft.steps.interaction.raft import Raft
 
-    return Raft(name, weights=weights, updates=updates, device=device, batch=batch, threads=threads)
+    return Raft(
+        name,
+        weights=weights,
+        updates=updates,
+        device=device,
+        batch=batch,
+        threads=threads,
+        precision=precision,
+        compiled=compiled,
+    )

@@ -12,7 +12,8 @@ import numpy as np
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import frames_at, picture_size
 from igrft.errors import EpisodeError
-from igrft.steps.interaction.counts import Grown, InteractionCounts
+from igrft.steps.interaction.counts import InteractionCounts
+from igrft.steps.interaction.evidence import Look
 from igrft.steps.interaction.flow import FlowEstimator
 from igrft.steps.interaction.masks import Keep, folder_mask_at
 from igrft.steps.interaction.motion import MotionEstimator
@@ -64,12 +65,12 @@ def overlay(
     motions = MotionEstimator(*size, scale)
     estimator = heavy.estimator()
     robots = _Robots(heavy, dataset, row, heavy.fit(frame_size, size), size, estimator)
-    keep_of = Grown(scale.area, heavy.mask_grow)
+    look = Look(scale.area, heavy.mask_grow, heavy.change_threshold)
     found = []
     for frame in frames:
-        x, y, base = _flow(dataset, row, camera, frame, size, estimator)
+        x, y, base, pair = _flow(dataset, row, camera, frame, size, estimator)
         robot = robots.at(base)
-        keep = None if robot is None else keep_of(robot)
+        keep = look.background(robot, robots.at(min(base + 1, int(dataset.lengths[row]) - 1)))
         motion = motions.measure(x, y, keep)
         if facts is not None:
             compensated = facts.get("camera_motion") == "compensate" and motion.homography is not None
@@ -79,7 +80,8 @@ def overlay(
         if compensated:
             assert motion.homography is not None
             x, y = motions.residual(x, y, motion.homography)
-        energy = counter.energy(x, y, keep)
+        counted = look.counted(pair, keep, motion.homography if compensated else None)
+        energy = counter.energy(x, y, counted)
         pixels = float(counter.count(energy)[0])
         found.append(
             {
@@ -112,17 +114,20 @@ def _step(settings: Interaction | Mapping[str, Any], facts: Mapping[str, Any] | 
 
 def _flow(
     dataset: DatasetReader, row: int, camera: str, frame: int, size: tuple[int, int], estimator: FlowEstimator
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """The flow's components at ``frame``, and the frame it starts from: the last repeats the one before."""
+) -> tuple[np.ndarray, np.ndarray, int, tuple[np.ndarray, np.ndarray]]:
+    """The flow's components at ``frame``, the frame it starts from (the last repeats the one before), and the pictures
+    that it lies between.
+    """
     length = int(dataset.lengths[row])
     if not 0 <= frame < length:
         raise EpisodeError(f"episode {int(dataset.episode_indices[row])} has no frame {frame}: it has {length}")
     base = max(min(frame, length - 2), 0)
     if length < 2:
-        return np.zeros(size[::-1], np.float32), np.zeros(size[::-1], np.float32), base
+        still, black = np.zeros(size[::-1], np.float32), np.zeros(size[::-1], np.uint8)
+        return still, still, base, (black, black)
     previous, following = frames_at(dataset, row, camera, [base, base + 1], size=size, color=estimator.color)
     flow = estimator(previous, following)
-    return np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1]), base
+    return np.ascontiguousarray(flow[..., 0]), np.ascontiguousarray(flow[..., 1]), base, (previous, following)
 
 
 class _Robots:

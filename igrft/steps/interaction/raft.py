@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import batched
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from igrft.dataset.video import Color
 from igrft.errors import IgrftError
+from igrft.steps.interaction.flow import Precision
+
+if TYPE_CHECKING:
+    import torch
 
 # RAFT works at an eighth of the size and looks four levels up a pyramid from there.
 _MULTIPLE = 8
 _SMALLEST = 128
+#: Batches that a GPU is given before the first of them is asked for.
+_IN_FLIGHT = 2
+
+
+@dataclass
+class Busy:
+    """How long an estimator worked.
+
+    Attributes:
+        seconds: the device was at work.
+        wall: from its first batch to the end of its last. The rest of it, the device waited for pictures.
+        pairs: flows computed.
+    """
+
+    seconds: float = 0.0
+    wall: float = 0.0
+    pairs: int = 0
+
+    def add(self, pairs: int, seconds: float, wall: float) -> None:
+        self.pairs += pairs
+        self.seconds += seconds
+        self.wall += wall
+
+    @property
+    def share(self) -> float:
+        """Of the time; NaN before any."""
+        return self.seconds / self.wall if self.wall else float("nan")
 
 
 class Raft:
@@ -23,6 +58,26 @@ class Raft:
 
     Pictures are padded by repeating their edge to multiples of 8 (and to 128 at least), and the
     flow is cropped back: the flow is in pixels of the picture given.
+
+    On a GPU two batches are under way at a time: while one is computed, the next is stacked and copied, and the flow
+    of the one before is used.
+
+    Args:
+        name: of the model.
+        weights: see :func:`load`.
+        updates: refinement iterations.
+        device: ``auto``, ``cpu``, ``cuda`` …
+        batch: pairs computed at a time.
+        threads: CPU threads, where that is the device.
+        precision: of the layers.
+        compiled: compile them first: worth its minute on a GPU and long recordings.
+
+    Attributes:
+        ahead: pictures worth decoding ahead of time, so that the device need not wait; 0 on a CPU.
+        busy: how long it worked.
+
+    Raises:
+        IgrftError: no weights, or no such device.
     """
 
     color: Color = "rgb"
@@ -36,47 +91,142 @@ class Raft:
         device: str = "auto",
         batch: int = 8,
         threads: int = 1,
+        precision: Precision = "auto",
+        compiled: bool = False,
     ) -> None:
         import torch
+
+        from igrft.steps.interaction.raft_network import Network
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
             torch.set_num_threads(max(threads, 1))
-        self._device, self._updates, self._batch = device, updates, max(batch, 1)
-        self._model = load(name, weights).to(device).eval()
+        self._device, self._batch, self._compiled = device, max(batch, 1), compiled
+        self._on_gpu = device.startswith("cuda")
+        half = precision == "float16" or (precision == "auto" and self._on_gpu)
+        self.ahead = 2 * self._batch if self._on_gpu else 0
+        self.busy = Busy()
+        model = load(name, weights)
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise IgrftError(f"device {device!r} cannot be used ({_first_line(error)}); set device: auto") from None
+        if self._on_gpu:
+            torch.backends.cudnn.benchmark = True  # every batch has the same size
+        self._network = Network(model, updates, dtype=torch.float16 if half else torch.float32, compiled=compiled)
 
     def __call__(self, previous: np.ndarray, following: np.ndarray) -> np.ndarray:
-        return self._many([previous], [following])[0]
+        return next(self.stream([previous, following]))
 
     def stream(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        held: list[np.ndarray] = []
-        for picture in pictures:
-            held.append(picture)
-            if len(held) == self._batch + 1:
-                yield from self._many(held[:-1], held[1:])
-                held = held[-1:]
-        if len(held) > 1:
-            yield from self._many(held[:-1], held[1:])
+        """Flow between each picture and the next: float32 [h, w, 2].
 
-    def _many(self, previous: list[np.ndarray], following: list[np.ndarray]) -> np.ndarray:
-        """float32 [n, h, w, 2] for n pairs."""
+        Raises:
+            IgrftError: the device has too little memory.
+        """
+        mark = time.perf_counter()
+        for sent in self._sent(pictures):
+            flows, seconds = sent.wait()
+            now = time.perf_counter()
+            self.busy.add(len(flows), seconds, now - mark)
+            mark = now
+            yield from flows
+
+    def _sent(self, pictures: Iterable[np.ndarray]) -> Iterator[_Sent]:
+        """Batches in order, each when as many are under way as should be."""
         import torch
 
-        height, width = previous[0].shape[:2]
-        with torch.inference_mode():
-            flow = self._model(self._tensor(previous), self._tensor(following), num_flow_updates=self._updates)[-1]
-            found: np.ndarray = flow[..., :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
-        return np.ascontiguousarray(found)
+        waiting: deque[_Sent] = deque()
+        last: tuple[torch.Tensor, torch.Tensor] | None = None
+        for group in _first_alone(pictures, self._batch):
+            try:
+                with torch.inference_mode():
+                    last, sent = self._send(group, last)
+            except torch.OutOfMemoryError as error:
+                raise IgrftError(
+                    f"flow: {self._device} has too little memory for {self._batch} pairs of {group[0].shape[1]}x"
+                    f"{group[0].shape[0]} at a time ({_first_line(error)}); set a smaller batch or flow_height"
+                ) from None
+            if sent is not None:
+                waiting.append(sent)
+            if len(waiting) >= (_IN_FLIGHT if self._on_gpu else 1):
+                yield waiting.popleft()
+        yield from waiting
 
-    def _tensor(self, pictures: list[np.ndarray]) -> Any:
-        """[n, 3, h, w] in -1 … 1, padded."""
+    def _send(
+        self, group: tuple[np.ndarray, ...], last: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], _Sent | None]:
+        """Start the computation for pictures that follow ``last``; gives the new last one, with its features."""
         import torch
 
-        batch = torch.from_numpy(np.stack(pictures)).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        height, width = batch.shape[-2:]
+        sent = _Sent(len(group), group[0].shape[:2], self._on_gpu)
+        # A compiled part would be compiled again for every number of pictures.
+        full = self._batch if self._compiled and last is not None else len(group)
+        pictures = self._upload(group, full)
+        features = self._network.features(pictures)
+        if last is not None:
+            before = (torch.cat([one, many[:-1]]) for one, many in zip(last, (pictures, features), strict=True))
+            first, first_features = before
+            sent.finish(self._network.flow(first, first_features, features))
+        end = slice(len(group) - 1, len(group))
+        return (pictures[end].clone(), features[end].clone()), sent if last is not None else None
+
+    def _upload(self, group: tuple[np.ndarray, ...], full: int) -> torch.Tensor:
+        """[full, 3, h, w] in -1 … 1, padded; the last picture is repeated."""
+        import torch
+
+        shape = (full, *group[0].shape)
+        # Only from pinned memory does a copy run beside the computation.
+        held = torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_gpu)
+        np.stack([*group, *[group[-1]] * (full - len(group))], out=held.numpy())
+        batch = held.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
+        height, width = shape[1:3]
         padding = (0, _padded(width) - width, 0, _padded(height) - height)
         return torch.nn.functional.pad(batch, padding, mode="replicate")
+
+
+class _Sent:
+    """A batch under way."""
+
+    def __init__(self, count: int, size: tuple[int, int], on_gpu: bool) -> None:
+        self._count, self._size, self._on_gpu = count, size, on_gpu
+        if on_gpu:
+            import torch
+
+            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self._events[0].record()
+        else:
+            self._begun = time.perf_counter()
+
+    def finish(self, flow: torch.Tensor) -> None:
+        """Copy the flow [n, 2, h, w] to the host, without waiting for it."""
+        import torch
+
+        height, width = self._size
+        flow = flow[: self._count, :, :height, :width].permute(0, 2, 3, 1).contiguous()
+        if not self._on_gpu:
+            self._flow, self._seconds = flow, time.perf_counter() - self._begun
+            return
+        self._flow = torch.empty(flow.shape, dtype=flow.dtype, pin_memory=True)
+        self._flow.copy_(flow, non_blocking=True)
+        self._events[1].record()
+
+    def wait(self) -> tuple[np.ndarray, float]:
+        """float32 [n, h, w, 2], and the seconds that it took the device."""
+        if self._on_gpu:
+            self._events[1].synchronize()
+            self._seconds = self._events[0].elapsed_time(self._events[1]) / 1000
+        return self._flow.numpy(), self._seconds
+
+
+def _first_alone(pictures: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """The first picture, then the others ``size`` at a time."""
+    left = iter(pictures)
+    for first in left:
+        yield (first,)
+        break
+    yield from batched(left, size)
 
 
 def _padded(length: int) -> int:

@@ -15,7 +15,7 @@ from igrft.errors import EpisodeError, IgrftError, UsageError, did_you_mean
 from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
 from igrft.steps.interaction.camera import choose_camera
 from igrft.steps.interaction.counts import InteractionCounts
-from igrft.steps.interaction.flow import RAFT_NAMES, refuse_unknown_flow
+from igrft.steps.interaction.flow import PRECISIONS, RAFT_NAMES, Precision, refuse_unknown_flow
 from igrft.steps.interaction.motion import STILL
 from igrft.steps.interaction.robot_mask.given import find_exemplars, row_of
 from igrft.steps.interaction.robot_mask.protocol import EXEMPLAR, SEGMENTERS
@@ -37,6 +37,9 @@ class Interaction(StepDefaults):
             they are. The label does not depend on it but for detail lost.
         raft_weights: file of RAFT's weights; unset, torchvision's own download.
         raft_updates: RAFT's refinement iterations.
+        raft_precision: of RAFT's layers: ``float32``, ``float16``, or ``auto``, which is float16 on a GPU and float32
+            on a CPU.
+        raft_compile: compile RAFT first (``torch.compile``): a minute or more that long recordings on a GPU win back.
         device: for RAFT and models of masks: ``auto``, ``cpu``, ``cuda`` …
         batch: pairs of pictures that RAFT computes at a time.
         robot_mask: ``none``; given: ``feature`` (of the dataset, see ``mask_key``) or ``folder``
@@ -47,6 +50,9 @@ class Interaction(StepDefaults):
         mask_threshold: above it a mask is robot, in the mask's units; unset, half of "robot". Of what is found, a
             probability.
         mask_grow: reference pixels around the robot that are taken for robot too: its flow bleeds over its edge.
+        change_threshold: where there is a robot mask, a pixel counts only where the picture changes around it, by so
+            many gray levels more than it does elsewhere: the robot's flow also bleeds far over what is plain, see
+            :mod:`igrft.steps.interaction.evidence`. 0 counts as Eq. 1 stands.
         mask_every: masks are found on every n-th frame, and carried to those between by the flow.
         mask_model: folder or Hub id of the weights that find masks; unset, the source's own.
         mask_detector: the same of the detector of ``grounded_sam2``.
@@ -86,6 +92,8 @@ class Interaction(StepDefaults):
     flow_height: int = 240
     raft_weights: str | None = None
     raft_updates: int = 12
+    raft_precision: Precision = "auto"
+    raft_compile: bool = False
     device: str = "auto"
     batch: int = 8
     robot_mask: RobotMaskSource = "none"
@@ -94,6 +102,7 @@ class Interaction(StepDefaults):
     mask_resize: bool = False
     mask_threshold: float | None = None
     mask_grow: float = 0.0
+    change_threshold: float = 3.0
     mask_every: int = 5
     mask_model: str | None = None
     mask_detector: str | None = None
@@ -121,6 +130,7 @@ class Interaction(StepDefaults):
             ("robot_mask", self.robot_mask, get_args(RobotMaskSource)),
             ("camera_motion", self.camera_motion, ("auto", "static", "compensate", "refuse")),
             ("video_backend", self.video_backend, BACKENDS),
+            ("raft_precision", self.raft_precision, PRECISIONS),
         ):
             if value not in known:
                 raise UsageError(f"step 'interaction': unknown {name} {value!r}{did_you_mean(str(value), known)}")
@@ -145,7 +155,7 @@ class Interaction(StepDefaults):
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"step 'interaction': {name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("pixel_threshold", "shortest_phase", "close_gaps", "mask_grow"):
+        for name in ("pixel_threshold", "shortest_phase", "close_gaps", "mask_grow", "change_threshold"):
             if getattr(self, name) < 0:
                 raise UsageError(f"step 'interaction': {name} must not be negative, got {getattr(self, name)}")
         for name in ("moving_share", "clear_share", "min_inlier_share"):
