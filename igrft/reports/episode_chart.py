@@ -21,6 +21,7 @@ from igrft.reports.value_panels import Alarms, Judgement, draw, judge
 from igrft.steps.interaction.smoothing import runs
 
 _PANEL = 96.0
+_LOW_PANEL = 48.0
 #: The page's script shows every n-th frame of an episode longer than this.
 _MOST_VALUES = 1200
 #: Columns whose values show under the pointer.
@@ -59,6 +60,7 @@ class EpisodeChart:
         takeovers: {start, end, by, why}; None where nothing but the column ``intervention`` is known.
         alarms: of the stagnation monitor; None where it was not replayed.
         trained_noise: noise scales that the flow was trained with, where known.
+        coverage: share of the picture that is robot, [T]; None where no mask was used.
     """
 
     length: int
@@ -75,6 +77,7 @@ class EpisodeChart:
     takeovers: Sequence[Mapping[str, Any]] | None = None
     alarms: Alarms | None = None
     trained_noise: tuple[float, float] | None = None
+    coverage: np.ndarray | None = None
 
     def draw(self) -> str:
         """The chart as an ``<svg>`` element."""
@@ -100,6 +103,8 @@ class EpisodeChart:
         )
         if c.INTERACTION in self.columns or c.INTERACTION_PIXELS in self.columns:
             self._interaction(panels)
+        if self.coverage is not None and len(self.coverage) == self.length:
+            self._coverage(panels, self.coverage)
         for s in self.subtasks:
             # A thin line through all panels where a subtask ends.
             if s["start"] < s["end"] < self.length:
@@ -267,6 +272,13 @@ class EpisodeChart:
                 panels.add(svg.tag("circle", cx=x, cy=at, r=7.5, fill=palette.PAPER, stroke=palette.INTERACTION))
                 panels.add(svg.text(x, at + 3.5, number, class_="mark", text_anchor="middle"))
         panels.close(_PANEL)
+
+    def _coverage(self, panels: Panels, coverage: np.ndarray) -> None:
+        top = min(1.0, max(0.02, 1.15 * _extreme(coverage.astype(np.float64))))
+        ticks = svg.ticks(0.0, top, 2)
+        y = panels.open("robot mask, share of the picture", _LOW_PANEL, partial(linear_scale, 0.0, top), ticks, [])
+        panels.line(coverage, y, palette.ROBOT, 1.4)
+        panels.close(_LOW_PANEL)
 
 
 def _log(top: float, bottom: float, upper: float) -> svg.Scale:

@@ -11,6 +11,7 @@ import numpy as np
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
 from igrft.recordings.video_facts import TOLERANCE_S
+from igrft.reports.robot_masks import mask_fact, mask_warnings
 from igrft.reports.run.figures import r_squared
 from igrft.reports.summary import EpisodeSummary, pipeline_step
 from igrft.reports.text import duration, number, percent, plural
@@ -145,8 +146,9 @@ def _interaction_warnings(dataset: DatasetReader, summaries: Sequence[EpisodeSum
     if settings.get("robot_mask") == "none":
         yield (
             "No robot mask was used, so the robot's own motion counts: interaction here means that something moves in "
-            "view."
+            "view. A few painted frames give one: see below, before the episodes."
         )
+    yield from mask_warnings(record)
     moving = sum(f.get("camera_motion") == "compensate" for f in facts)
     if moving:
         yield f"The camera moves in {plural(moving, 'episode')}; its motion was estimated and taken out of the flow."
@@ -177,7 +179,7 @@ def episode_facts(summary: EpisodeSummary, interaction: Mapping[str, Any]) -> li
         out.append("camera moves, compensated" + (f" ({percent(fit)} inliers)" if fit is not None else ""))
     elif motion:
         out.append(f"camera {motion}")
-    return out
+    return out + mask_fact(interaction)
 
 
 def value_facts(columns: Mapping[str, np.ndarray], judgement: Judgement) -> list[str]:

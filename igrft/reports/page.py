@@ -18,6 +18,7 @@ from igrft.reports import overview, palette
 from igrft.reports.episode_chart import EpisodeChart
 from igrft.reports.pictures import Strip, film_strip
 from igrft.reports.render import page_path, render
+from igrft.reports.robot_masks import coverage, frames_to_paint
 from igrft.reports.rollouts.monitor_section import MonitorSection, monitor_section
 from igrft.reports.rollouts.record import Rollouts, read_rollouts
 from igrft.reports.rollouts.section import human_share, rollout_section, trained_noise
@@ -169,6 +170,7 @@ def _view(
         takeovers=summary.takeovers,
         alarms=None if monitor is None else _alarms(monitor, rollouts, summary.episode),
         trained_noise=trained_noise(rollouts.settings or {}),
+        coverage=None if summary.set_aside else coverage(dataset, row),
     )
     view.chart, view.readout = chart.draw(), chart.readout()
     if marks and camera is not None:
@@ -252,6 +254,7 @@ def _render(
         left_out=left_out_reasons(dataset),
         charts=set_charts(dataset, summaries, fills),
         views=views,
+        to_paint=frames_to_paint(dataset),
         shown=overview.which(summaries, views, explicit=explicit),
         masked=(pipeline_step(dataset.igrft or {}, "interaction") or {}).get("robot_mask", "none") != "none",
     )

@@ -17,6 +17,7 @@ from igrft.progress import progress as progress_bar
 from igrft.reports.checks.findings import Context, Finding
 from igrft.reports.checks.frames import check_frames
 from igrft.reports.checks.labels import check_labels
+from igrft.reports.checks.masks import check_masks
 from igrft.reports.checks.metadata import check_metadata
 from igrft.reports.checks.part import Part
 from igrft.reports.checks.pictures import check_pictures
@@ -102,6 +103,7 @@ def validate(dataset: DatasetReader | Path | str, *, videos: bool = True, progre
     usable = check_metadata(context)
     if usable:
         check_rollouts(context)
+        check_masks(context)
         _check_rows(context, progress)
         _check_pictures(context, videos, progress)
     findings = sorted(context.findings, key=lambda f: f.level != "error")

@@ -84,7 +84,7 @@ def test_facts() -> None:
     nan = np.nan
     facts = mask_facts(np.array([0, 0.1, 0.2, 0.3, 0.9], np.float32), np.array([0.2, nan, 0.9, nan, nan], np.float32))
     assert facts == {
-        "coverage": 0.2, "least": 0.0, "most": 0.9, "empty": 0.2, "full": 0.2, "agreement": 0.55, "flicker": 0.5
+        "coverage": 0.2, "least": 0.0, "most": 0.9, "vanished": 0.2, "full": 0.2, "agreement": 0.55, "flicker": 0.5
     }  # fmt: skip
     single = mask_facts(np.array([0.1], np.float32), np.array([nan], np.float32))
     assert single["agreement"] is None and single["flicker"] is None

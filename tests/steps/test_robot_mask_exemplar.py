@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from interaction_runs import label
-from picture_sets import CAMERA, picture_set, texture
+from picture_sets import CAMERA
+from robot_scenes import COUNT, arm_set, paint, scene
 
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
@@ -24,33 +25,10 @@ from igrft.steps.interaction.robot_mask.features import WIDTH, pixel_features
 from igrft.steps.interaction.robot_mask.network import train
 from igrft.steps.interaction.robot_mask.packed import anchors, unpack
 
-COUNT = 8
-
-
-def scene(frame: int, episode: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A red textured arm comes in from the left over a gray background: the picture and the exact mask."""
-    picture = np.repeat(texture(320, 240, seed=episode)[..., None] // 2 + 60, 3, axis=2)
-    mask = np.zeros((240, 320), np.uint8)
-    tip = (60 + 6 * frame, 100 + 10 * episode)
-    cv2.line(mask, (tip[0] - 200, 60), tip, 1, 31)
-    cv2.circle(mask, tip, 24, 1, -1)
-    grain = np.roll(texture(320, 240, seed=99)[..., None].astype(np.int32), 6 * frame, axis=1)
-    arm = np.clip(np.array([170, 40, 30]) + grain // 5 - 25, 0, 255).astype(np.uint8)
-    picture[mask > 0] = arm[mask > 0]
-    return picture, mask > 0
-
 
 @pytest.fixture
 def arms(tmp_path: Path) -> DatasetReader:
-    return picture_set(tmp_path / "set", [[scene(f, e)[0] for f in range(COUNT)] for e in range(2)], dtype="image")
-
-
-def paint(folder: Path, *frames: tuple[int, int], value: int = 255) -> Path:
-    for episode, frame in frames:
-        path = folder / f"episode_{episode:06d}/{frame:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), scene(frame, episode)[1].astype(np.uint8) * value)
-    return folder
+    return arm_set(tmp_path / "set")
 
 
 def found_masks(dataset: DatasetReader, step: Interaction, row: int) -> list[np.ndarray | None]:
@@ -79,7 +57,7 @@ def test_masks_of_every_third_frame_and_the_last(arms: DatasetReader, tmp_path: 
     facts = found.record[c.INTERACTION]["mask"]
     truth = np.array([scene(f)[1].mean() for f in range(COUNT)])
     assert np.abs(found.staged["interaction_mask_coverage"] - truth).max() < 0.01
-    assert facts["empty"] == facts["full"] == facts["flicker"] == 0 and facts["agreement"] > 0.7
+    assert facts["vanished"] == facts["full"] == facts["flicker"] == 0 and facts["agreement"] > 0.7
     bare = label(arms, Interaction()).columns[c.INTERACTION_PIXELS]
     grown = Interaction(robot_mask="exemplar", mask_path=str(folder), mask_every=3, mask_grow=24)
     assert label(arms, grown).columns[c.INTERACTION_PIXELS].max() < 0.1 * bare.max()

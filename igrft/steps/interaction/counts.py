@@ -23,7 +23,7 @@ from igrft.steps.interaction.motion import MotionEstimator
 from igrft.steps.interaction.overlap import ahead
 from igrft.steps.interaction.robot_mask.carry import Carried, Planes, carried, planes
 from igrft.steps.interaction.robot_mask.facts import mask_facts
-from igrft.steps.interaction.robot_mask.packed import unpack
+from igrft.steps.interaction.robot_mask.packed import pack, unpack
 from igrft.steps.interaction.robot_mask.protocol import SEGMENTERS
 from igrft.steps.interaction.robot_mask.step import ROBOT_MASK
 from igrft.steps.interaction.scale import Counter, Scale, flow_size
@@ -37,6 +37,8 @@ REPEATED = "interaction_repeated"
 STAGED = (COUNTS_RAW, COUNTS_COMPENSATED, MOTION, INLIERS, REPEATED)
 #: Staged where there are masks; for reports alone.
 COVERAGE = "interaction_mask_coverage"
+#: Staged where masks came from a folder, which a report may not find again.
+ROBOT = "interaction_robot"
 #: Facts that this step records for the next.
 FACTS = "interaction_counts"
 
@@ -61,6 +63,7 @@ class InteractionCounts(StepDefaults):
             nothing was fitted.
         interaction_repeated: bool [T], the next picture is this one shown again.
         interaction_mask_coverage: float32 [T], share of the picture that is robot; only where there are masks.
+        interaction_robot: object [T], packed masks at the flow's size; only where they came from a folder.
 
     Masks that :class:`~igrft.steps.interaction.robot_mask.RobotMask` found on some frames are carried to the others
     by the flow.
@@ -106,7 +109,9 @@ class InteractionCounts(StepDefaults):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        return STAGED if self.robot_mask == "none" else (*STAGED, COVERAGE)
+        if self.robot_mask == "none":
+            return STAGED
+        return (*STAGED, COVERAGE, ROBOT) if self.robot_mask == "folder" else (*STAGED, COVERAGE)
 
     def settings(self) -> dict[str, Any]:
         """Only what changes counts: not the device, batch or threads, nor settings of what is off."""
@@ -182,7 +187,9 @@ class InteractionCounts(StepDefaults):
         pictures = _note_repeats(self.pictures(episode, size, estimator), repeated, shown)
         flows = map(planes, estimator.stream(pictures))
         coverage, agreement = np.zeros(length, np.float32), np.full(length, np.nan, np.float32)
-        frames = _note_masks(self.frames(episode, flows, frame_size, size, estimator.ahead), coverage, agreement)
+        robots = np.full(length, None, object) if self.robot_mask == "folder" else None
+        frames = self.frames(episode, flows, frame_size, size, estimator.ahead)
+        frames = _note_masks(frames, coverage, agreement, robots)
         look = Look(scale.area, self.mask_grow, self.change_threshold)
         for f, (frame, following) in enumerate(pairwise(frames)):
             assert frame.flow is not None
@@ -207,6 +214,8 @@ class InteractionCounts(StepDefaults):
         }
         if self.robot_mask != "none":
             staged[COVERAGE] = coverage
+            if robots is not None:
+                staged[ROBOT] = robots
             facts["mask"] = mask_facts(coverage, agreement)
         return EpisodeLabels(staged=staged, record={FACTS: facts})
 
@@ -284,9 +293,15 @@ def _note_repeats(
         previous = picture
 
 
-def _note_masks(frames: Iterable[Carried], coverage: np.ndarray, agreement: np.ndarray) -> Iterator[Carried]:
-    """``frames`` as they come; notes what their masks cover, and where they agree with the next known one."""
+def _note_masks(
+    frames: Iterable[Carried], coverage: np.ndarray, agreement: np.ndarray, robots: np.ndarray | None
+) -> Iterator[Carried]:
+    """``frames`` as they come; notes what their masks cover, where they agree with the next known one, and where
+    ``robots`` is given the masks themselves, packed.
+    """
     for f, frame in enumerate(frames):
         if frame.robot is not None:
             coverage[f], agreement[f] = np.count_nonzero(frame.robot) / frame.robot.size, frame.agreement
+            if robots is not None:
+                robots[f] = pack(frame.robot)
         yield frame

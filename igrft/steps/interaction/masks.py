@@ -22,7 +22,7 @@ import numpy as np
 from igrft.dataset.fingerprint import digest_of
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import Backend, episode_frames, open_frames, probe
-from igrft.errors import EpisodeError
+from igrft.errors import EpisodeError, IgrftError
 
 
 def feature_masks(
@@ -59,6 +59,12 @@ def _place(folder: Path, episode: int) -> Path:
             f"episode {episode}: {folder} has no masks for it; expected {stem}/000000.png …, {stem}.mp4 or {stem}.npy"
         )
     return found[0]
+
+
+def refuse_no_folder(path: str | None) -> None:
+    """Raise IgrftError unless the folder is there."""
+    if not Path(str(path)).is_dir():
+        raise IgrftError(f"step 'interaction': mask_path {path} is not a folder")
 
 
 def folder_mask_at(folder: Path, episode: int, count: int, frame: int) -> np.ndarray:

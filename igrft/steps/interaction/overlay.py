@@ -12,14 +12,15 @@ import numpy as np
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import frames_at, picture_size
 from igrft.errors import EpisodeError
-from igrft.steps.interaction.counts import InteractionCounts
+from igrft.steps.interaction.counts import ROBOT, InteractionCounts
 from igrft.steps.interaction.evidence import Look
 from igrft.steps.interaction.flow import FlowEstimator
-from igrft.steps.interaction.masks import Keep, folder_mask_at
+from igrft.steps.interaction.masks import Keep, folder_mask_at, refuse_no_folder
 from igrft.steps.interaction.motion import MotionEstimator
 from igrft.steps.interaction.robot_mask.carry import Warp, planes
-from igrft.steps.interaction.robot_mask.kept import kept_masks
+from igrft.steps.interaction.robot_mask.kept import kept, kept_masks
 from igrft.steps.interaction.robot_mask.packed import unpack
+from igrft.steps.interaction.robot_mask.protocol import SEGMENTERS
 from igrft.steps.interaction.scale import Counter, Scale, flow_size
 from igrft.steps.interaction.step import Interaction
 
@@ -55,7 +56,7 @@ def overlay(
         EpisodeError: pictures or masks that are missing or damaged.
         IgrftError: RAFT's weights are not to be had.
     """
-    step = _step(settings, facts).resolve(dataset)
+    step = _resolved(_step(settings, facts), dataset)
     *_, heavy, _ = step.expand()
     camera = heavy.known_camera()
     frame_size = picture_size(dataset, row, camera)
@@ -112,6 +113,14 @@ def _step(settings: Interaction | Mapping[str, Any], facts: Mapping[str, Any] | 
     return step
 
 
+def _resolved(step: Interaction, dataset: DatasetReader) -> Interaction:
+    """Masks are kept in the dataset: where they came from need not be at hand any more."""
+    if step.robot_mask not in (*SEGMENTERS, "folder"):
+        return step.resolve(dataset)
+    camera = dataclasses.replace(step, robot_mask="none").resolve(dataset).camera
+    return dataclasses.replace(step, camera=camera)
+
+
 def _flow(
     dataset: DatasetReader, row: int, camera: str, frame: int, size: tuple[int, int], estimator: FlowEstimator
 ) -> tuple[np.ndarray, np.ndarray, int, tuple[np.ndarray, np.ndarray]]:
@@ -144,7 +153,13 @@ class _Robots:
     ) -> None:
         self._heavy, self._dataset, self._row, self._fit = heavy, dataset, row, fit
         self._size, self._estimator = size, estimator
-        self._kept = kept_masks(dataset, row) if heavy.segmented else None
+        self._kept: tuple[np.ndarray, tuple[int, int]] | None = None
+        if heavy.segmented:
+            self._kept = kept_masks(dataset, row)
+        elif heavy.robot_mask == "folder":
+            found = kept(dataset, row, InteractionCounts.type)
+            if found is not None and ROBOT in found[0]:
+                self._kept = found[0][ROBOT], size
 
     def at(self, frame: int) -> np.ndarray | None:
         """uint8 [h, w] at the flow's size, 1 on the robot; None where no masks are used."""
@@ -157,6 +172,7 @@ class _Robots:
             mask = frames_at(self._dataset, self._row, str(heavy.mask_key), [frame], color="gray")[0]
         else:
             count = int(self._dataset.lengths[self._row])
+            refuse_no_folder(heavy.mask_path)
             mask = folder_mask_at(Path(str(heavy.mask_path)), episode, count, frame)
         return self._fit.robot(mask, episode, frame)
 
@@ -165,7 +181,8 @@ class _Robots:
         episode = int(self._dataset.episode_indices[self._row])
         known = np.array([f for f, mask in enumerate(masks) if mask is not None])
         before, after = int(known[known <= frame].max()), int(known[known >= frame].min())
-        first, last = (self._fit.robot(unpack(masks[f], held), episode, f) for f in (before, after))
+        fit = Keep(self._heavy.known_camera(), held, self._size, allow_resize=True, threshold=None)
+        first, last = (fit.robot(unpack(masks[f], held), episode, f) for f in (before, after))
         if frame == before:
             return first
         camera, color = self._heavy.known_camera(), self._estimator.color

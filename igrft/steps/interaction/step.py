@@ -16,6 +16,7 @@ from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
 from igrft.steps.interaction.camera import choose_camera
 from igrft.steps.interaction.counts import InteractionCounts
 from igrft.steps.interaction.flow import PRECISIONS, RAFT_NAMES, Precision, refuse_unknown_flow
+from igrft.steps.interaction.masks import refuse_no_folder
 from igrft.steps.interaction.motion import STILL
 from igrft.steps.interaction.robot_mask.given import find_exemplars, row_of
 from igrft.steps.interaction.robot_mask.protocol import EXEMPLAR, SEGMENTERS
@@ -204,8 +205,8 @@ class Interaction(StepDefaults):
                 )
             if not dataset.camera_has_files(key):
                 raise IgrftError(f"step 'interaction': mask_key {key!r} has no file in any episode")
-        if self.robot_mask == "folder" and not Path(str(self.mask_path)).is_dir():
-            raise IgrftError(f"step 'interaction': mask_path {self.mask_path} is not a folder")
+        if self.robot_mask == "folder":
+            refuse_no_folder(self.mask_path)
         if self.robot_mask == EXEMPLAR:
             for exemplar in find_exemplars(Path(str(self.mask_path))):
                 row_of(dataset, exemplar)
