@@ -339,13 +339,22 @@ class Run:
 
     def _result(self) -> AnnotateResult:
         rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
-        assumed = moved = repeated = 0
+        assumed = judged = skipped = moved = repeated = 0
         for record in map(self._record, rows):
             assumed += record.get("success_from") == "assumed"
+            judged += record.get("success_from") == "model"
+            skipped += bool(record.get("skipped"))
             interaction = record.get(c.INTERACTION) or {}
             moved += interaction.get("camera_motion") == "compensate"
             repeated += interaction.get("repeated_share", 0.0) > _MANY_REPEATS
         notices = list(self.plan.notices)
+        if judged:
+            notices.append(f"success is a model's word in {judged} of {len(rows)} episodes")
+        if skipped:
+            notices.append(
+                f"subtasks of the task were not seen in {skipped} successes, and are not listed there (see 'skipped' in "
+                "meta/igrft.json)"
+            )
         if moved:
             # A camera's own motion is never taken out silently.
             notices.append(

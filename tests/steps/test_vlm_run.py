@@ -59,6 +59,7 @@ def test_repeats_skips_and_failures_are_as_seen(tmp_path):
     with vlm_server() as server:
         result = run(source, tmp_path, server.base_url, task=str(write_task(tmp_path)))
     assert result.set_aside == {} and result.assumed_successes == 0
+    assert any("not seen in 1 successes" in notice for notice in result.notices)
     assert segments(tmp_path / "out", 0) == retry
     weights = [s["weight"] for s in record(tmp_path / "out", 0)["subtasks"]]
     assert weights == [0.25, 0, 0.25, 0.25, 0.25]
@@ -82,6 +83,7 @@ def test_the_model_judges_success_where_nobody_else_knows(tmp_path):
     with vlm_server() as server:
         result = run(source, tmp_path, server.base_url, task=task, judge_success=True)
         assert result.assumed_successes == 0
+        assert result.notices == ("success is a model's word in 3 of 3 episodes",)
         found = [record(tmp_path / "out", e) for e in range(3)]
         assert [(r["success"], r["success_from"]) for r in found] == [
             (True, "model"),
