@@ -352,7 +352,7 @@ class Run:
             notices.append(f"success is a model's word in {judged} of {len(rows)} episodes")
         if skipped:
             notices.append(
-                f"subtasks of the task were not seen in {skipped} successes, and are not listed there (see 'skipped' in "
+                f"subtasks of the task were not seen in {skipped} successes and are not listed there (see 'skipped' in "
                 "meta/igrft.json)"
             )
         if moved:
