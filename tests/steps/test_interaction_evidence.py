@@ -126,9 +126,7 @@ def test_a_thing_that_moves_counts_beside_the_arm(arms: dict[bool, tuple[Dataset
     dataset, step = arms[True]
     found = label(dataset, step)
     assert found.columns[c.INTERACTION].all()
-    assert found.columns[c.INTERACTION_PIXELS] == pytest.approx(
-        np.full(COUNT, 14400), rel=0.4
-    )  # 120 x 120
+    assert found.columns[c.INTERACTION_PIXELS] == pytest.approx(np.full(COUNT, 14400), rel=0.4)  # 120 x 120
 
 
 def test_without_masks_nothing_changes(tmp_path: Path) -> None:
