@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from igrft.errors import EpisodeError
-from igrft.steps.interaction.overlap import THREAD, ahead
+from igrft.steps.interaction.overlap import THREAD, ahead, on_gpu
 
 
 def _threads() -> int:
@@ -142,3 +142,9 @@ def test_decoding_and_using_overlap() -> None:
         return time.perf_counter() - begun
 
     assert use(4) < 0.8 * use(0)
+
+
+def test_what_is_a_gpu() -> None:
+    torch = pytest.importorskip("torch")
+    assert on_gpu("cuda") and on_gpu("cuda:1") and not on_gpu("cpu")
+    assert on_gpu("auto") == torch.cuda.is_available()

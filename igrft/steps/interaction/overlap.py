@@ -6,6 +6,7 @@ of Python's lock while they decode.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -32,6 +33,14 @@ def ahead[T](items: Iterator[T], depth: int) -> Iterator[T]:
     finally:
         shared.stop()
         thread.join()
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a setting ``device`` means a GPU here, once the model that it is for has been loaded."""
+    if device != "auto":
+        return device.startswith("cuda")
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_available())
 
 
 class _Shared[T]:

@@ -12,6 +12,7 @@ from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import picture_size, stream_at
 from igrft.errors import IgrftError
 from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
+from igrft.steps.interaction.overlap import ahead, on_gpu
 from igrft.steps.interaction.robot_mask.given import exemplars_digest
 from igrft.steps.interaction.robot_mask.packed import anchors, pack
 from igrft.steps.interaction.robot_mask.protocol import (
@@ -141,7 +142,9 @@ class RobotMask(StepDefaults):
             for frame, mask in zip(frames, masks, strict=True):
                 staged[frame] = pack(mask)
 
-        for frame, picture in stream_at(episode.dataset, episode.row, camera, wanted, size=size):
+        # A GPU need not wait for the decoder; a classifier needs the core itself.
+        depth = 2 * self.mask_batch if self.robot_mask in MODELS and on_gpu(self.device) else 0
+        for frame, picture in ahead(stream_at(episode.dataset, episode.row, camera, wanted, size=size), depth):
             frames.append(frame)
             pictures.append(picture)
             if len(frames) == self.mask_batch:
