@@ -12,6 +12,7 @@ import pytest
 from picture_sets import texture
 
 from igrft.errors import IgrftError
+from igrft.steps.interaction import Interaction
 from igrft.steps.interaction.raft import Raft
 
 torch = pytest.importorskip("torch")
@@ -126,6 +127,15 @@ def test_a_device_that_is_not_there_is_one_line(model: tuple[str, Any, str]) -> 
         pytest.skip("it is there")
     with pytest.raises(IgrftError, match="device 'cuda' cannot be used .*; set device: auto"):
         Raft(model[0], weights=model[2], device="cuda")
+
+
+def test_a_gpu_is_not_shared_by_a_worker_a_core() -> None:
+    def most(**settings: Any) -> int | None:
+        return Interaction(**settings).expand()[0].max_workers
+
+    assert most(flow="raft_large", device="cuda") == most(flow="raft_small", device="cuda:1") == 2
+    assert most(flow="raft_large", device="cpu") is None and most(device="cuda") is None
+    assert most(flow="raft_large") == (2 if torch.cuda.is_available() else None)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from igrft.steps.interaction.evidence import Look
 from igrft.steps.interaction.flow import RAFT_NAMES, FlowEstimator, Precision, make_flow
 from igrft.steps.interaction.masks import Keep, feature_masks, folder_facts, folder_masks
 from igrft.steps.interaction.motion import MotionEstimator
-from igrft.steps.interaction.overlap import ahead
+from igrft.steps.interaction.overlap import ahead, on_gpu
 from igrft.steps.interaction.robot_mask.carry import Carried, Planes, carried, planes
 from igrft.steps.interaction.robot_mask.facts import mask_facts
 from igrft.steps.interaction.robot_mask.packed import pack, unpack
@@ -97,6 +97,11 @@ class InteractionCounts(StepDefaults):
     @property
     def heavy(self) -> bool:
         return True
+
+    @property
+    def max_workers(self) -> int | None:
+        """Two where RAFT runs on a GPU: one is computed for while the other counts. Each loads the model."""
+        return 2 if self.flow in RAFT_NAMES and on_gpu(self.device) else None
 
     @property
     def segmented(self) -> bool:

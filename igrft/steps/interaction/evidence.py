@@ -31,7 +31,7 @@ class Evidence:
 
     def __init__(self, area: float, threshold: float) -> None:
         self._side = 2 * round(_WINDOW * area**0.5 / 2) + 1
-        self._threshold = np.float32(threshold)
+        self._threshold = threshold
 
     def __call__(
         self, before: np.ndarray, after: np.ndarray, keep: np.ndarray, homography: np.ndarray | None = None
@@ -50,13 +50,15 @@ class Evidence:
             size = (keep.shape[1], keep.shape[0])
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             pair[1] = cv2.warpPerspective(pair[1], homography, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        change = cv2.multiply(cv2.absdiff(*pair), keep, dtype=cv2.CV_32F)
+        # In integers as far as it goes: OpenCV's products of mixed types cost more than the flow.
+        looked = keep.astype(np.uint8)
+        change = cv2.multiply(cv2.absdiff(*pair), looked)
         window = (self._side, self._side)
-        # Over what is kept of the window; the small number is for windows of which nothing is.
-        mean = cv2.divide(cv2.blur(change, window), cv2.blur(keep, window) + np.float32(1e-6))
-        sample = mean[::4, ::4][keep[::4, ::4] > 0]
-        noise = float(np.quantile(np.asarray(sample), _STILL_SHARE)) if len(sample) else 0.0
-        return np.multiply(keep, mean > noise + self._threshold, dtype=np.float32)
+        total, count = (cv2.boxFilter(v, cv2.CV_32F, window, normalize=False) for v in (change, looked))
+        some = keep[::4, ::4] > 0
+        sample: np.ndarray = np.divide(total[::4, ::4][some], count[::4, ::4][some])
+        noise = float(np.quantile(sample, _STILL_SHARE)) if len(sample) else 0.0
+        return np.multiply(keep, total > count * np.float32(noise + self._threshold), dtype=np.float32)
 
 
 class Look:

@@ -6,7 +6,6 @@ of Python's lock while they decode.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -36,11 +35,12 @@ def ahead[T](items: Iterator[T], depth: int) -> Iterator[T]:
 
 
 def on_gpu(device: str) -> bool:
-    """Whether a setting ``device`` means a GPU here, once the model that it is for has been loaded."""
+    """Whether a setting ``device`` means a GPU here. ``auto`` imports torch: ask only where a model is used."""
     if device != "auto":
         return device.startswith("cuda")
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_available())
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 class _Shared[T]:
