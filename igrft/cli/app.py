@@ -45,7 +45,9 @@ def convert(
     target: TargetArg,
     format: Annotated[
         str | None,
-        typer.Option(help="lerobot-v2.0, lerobot-v2.1, aloha-hdf5 or aloha-hdf5-bgr; default: found out by looking."),
+        typer.Option(
+            help="lerobot-v1, lerobot-v2.0, lerobot-v2.1, aloha-hdf5 or aloha-hdf5-bgr; default: found out by looking."
+        ),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second, where the recording does not say.")] = None,
     task: Annotated[str | None, typer.Option(help="Task string, where the recording does not say.")] = None,

@@ -11,7 +11,7 @@ from igrft.dataset.files import IGRFT
 from igrft.dataset.locate import locate
 from igrft.dataset.parquet import write_json
 from igrft.errors import UsageError
-from igrft.recordings.detect import ALOHA_BGR, LEROBOT_V20, LEROBOT_V21, METAWORLD, detect, is_simulation
+from igrft.recordings.detect import ALOHA_BGR, LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, METAWORLD, detect, is_simulation
 from igrft.recordings.options import Options, Outcome, Warnings
 from igrft.recordings.quiet import one_line_errors
 from igrft.recordings.staging import open_staging, refuse_overlap
@@ -60,7 +60,7 @@ def convert(
         source: a folder, one HDF5 file, the Hub id (``user/name[@revision]``) of an older LeRobot dataset, or
             ``metaworld:TASK``, of which demonstrations are recorded now.
         target: folder to make. It appears in one rename when all is done.
-        format: ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5`` or ``aloha-hdf5-bgr``; None looks.
+        format: ``lerobot-v1``, ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5`` or ``aloha-hdf5-bgr``; None looks.
         fps: frames a second, where the recordings do not say.
         task: what the robot does, in words, where the recordings do not say.
         robot_type: written to ``meta/info.json``; None keeps what the source says.
@@ -96,6 +96,10 @@ def convert(
             from igrft.simulation.record import SimulationOptions, simulate
 
             outcome = simulate(str(source), staging.work, options, simulation or SimulationOptions(), warnings)
+        elif found == LEROBOT_V1:
+            from igrft.recordings.lerobot_v1 import convert_v1
+
+            outcome = convert_v1(place, staging.work, options, warnings)
         elif found in (LEROBOT_V20, LEROBOT_V21):
             from igrft.recordings.legacy import convert_lerobot
 

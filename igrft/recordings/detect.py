@@ -19,7 +19,7 @@ ALOHA_BGR = "aloha-hdf5-bgr"
 METAWORLD = "metaworld"
 
 #: What ``--format`` may be.
-FORMATS = (LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR)
+FORMATS = (LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR)
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -58,11 +58,6 @@ def detect(source: Path, insisted: str | None = None) -> str:
     found = _look(source)
     if found == LEROBOT_V30:
         raise IgrftError(f"{source} is a LeRobot v3.0 dataset already; run: igrft annotate {source} TARGET")
-    if found == LEROBOT_V1:
-        raise IgrftError(
-            f"{source} is a LeRobot v1 dataset (arrow files), which LeRobot no longer reads; bring it to v2.0 "
-            "with the conversion script of a LeRobot release of early 2025 (0.1), then run igrft convert on that"
-        )
     if found is None:
         raise IgrftError(
             f"{source} holds no recording that igrft knows (looked for {INFO} of LeRobot and for "
@@ -77,6 +72,10 @@ def _insist(source: Path, insisted: str) -> str:
     lerobot = insisted in (LEROBOT_V20, LEROBOT_V21)
     if lerobot and not (source / INFO).is_file():
         raise IgrftError(f"{source} has no {INFO}, so it is not {insisted}; leave --format out to see what it is")
+    if insisted == LEROBOT_V1:
+        if find_v1(source) is None:
+            raise IgrftError(f"{source} has no train/*.arrow beside meta_data, so it is not {insisted}")
+        return insisted
     if not lerobot and not hdf5_files(source):
         raise IgrftError(f"{source} holds no *.hdf5, so it is not {insisted}; leave --format out to see what it is")
     return insisted
@@ -96,17 +95,19 @@ def _look(source: Path) -> str | None:
                 f"known: {', '.join(by_version)} (--format insists on one of them)"
             )
         return by_version[version]
-    if _is_v1(source):
+    if find_v1(source):
         return LEROBOT_V1
     return ALOHA if hdf5_files(source) else None
 
 
-def _is_v1(folder: Path) -> bool:
-    """v1 kept arrow files below ``train`` and its metadata in ``meta_data``; often in one subfolder."""
+def find_v1(folder: Path) -> Path | None:
+    """The LeRobot v1 dataset at ``folder`` or one below it, else None: arrow files in ``train``, and ``meta_data``."""
+    if not folder.is_dir():
+        return None
     for base in (folder, *(p for p in sorted(folder.iterdir())[:20] if p.is_dir())):
         if (base / "meta_data").is_dir() and any((base / "train").glob("*.arrow")):
-            return True
-    return False
+            return base
+    return None
 
 
 def _deeper(source: Path) -> str:
