@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from picture_sets import picture_set, square_over_background
+from roboengine_package import forget_roboengine, put_roboengine
 from tiny_segmenters import tiny_grounding_dino, tiny_sam2, tiny_sam3
 
 from igrft.dataset.reader import DatasetReader
-from igrft.errors import IgrftError
+from igrft.errors import IgrftError, UsageError
 from igrft.steps.base import Episode
 from igrft.steps.interaction import Interaction
 from igrft.steps.interaction.robot_mask import RobotMask
@@ -125,23 +125,6 @@ def test_what_keys_the_masks() -> None:
 
 # RoboEngine: a package of the same interface in a temporary folder.
 
-_ROBOENGINE = """
-import numpy as np
-
-
-class RoboEngineRobotSegmentation:
-    def __init__(self, sam_versoin="michaelyuanqwq/roboengine-sam", sam_tokenizer_version="", image_size=224,
-                 device="cuda"):
-        if device == "cuda":
-            raise RuntimeError("Found no NVIDIA driver on your system.\\nMore lines.")
-        self.made_with = sam_versoin, device
-
-    def gen_video(self, image_np_list, prompt="robot", anchor_frequency=1, preset_masks=None):
-        assert prompt == "robot arm" and anchor_frequency == 1
-        assert all(isinstance(i, np.ndarray) and i.dtype == np.uint8 for i in image_np_list)
-        return np.stack([(i[..., 0] > 128).astype(np.float32) for i in image_np_list])
-"""
-
 
 @pytest.fixture
 def squares(tmp_path: Path) -> DatasetReader:
@@ -150,11 +133,7 @@ def squares(tmp_path: Path) -> DatasetReader:
 
 @pytest.fixture
 def roboengine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "package/robo_engine").mkdir(parents=True)
-    (tmp_path / "package/robo_engine/infer_engine.py").write_text(_ROBOENGINE)
-    monkeypatch.syspath_prepend(str(tmp_path / "package"))
-    for name in ("robo_engine", "robo_engine.infer_engine"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    put_roboengine(tmp_path, monkeypatch)
 
 
 def test_roboengine(squares: DatasetReader, roboengine: None) -> None:
@@ -176,7 +155,9 @@ def test_roboengine_that_cannot_start(squares: DatasetReader, roboengine: None) 
 
 
 def test_roboengine_that_is_not_installed(squares: DatasetReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [n for n in sys.modules if n.partition(".")[0] == "robo_engine"]:
-        monkeypatch.delitem(sys.modules, name)
+    forget_roboengine(monkeypatch)
     with pytest.raises(IgrftError, match="needs the package 'robo_engine', which is not installed; run: git clone"):
         Interaction(robot_mask="roboengine").resolve(squares).expand()[0].open(squares, None)
+    # It is known before any other step has spent anything.
+    with pytest.raises(UsageError, match="needs the package 'robo_engine', which is not installed; run: git clone"):
+        Interaction(robot_mask="roboengine").resolve(squares).expand()[0].ready()

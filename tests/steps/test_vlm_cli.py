@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from vlm_server import looks, vlm_server
-from vlm_sets import entry, plain_truth, segments, write_set, write_task
+from vlm_sets import answer_evenly, entry, plain_truth, segments, write_set, write_task
 
 from igrft import columns as c
 from igrft.cli.main import run
@@ -93,29 +92,13 @@ def test_mistakes_are_one_line_and_come_before_any_work(made, tmp_path, capsys, 
     assert "did you mean 'model'" in capsys.readouterr().err
 
 
-def answer_for(names: list[str]):
-    """Divides whatever it is shown into parts of equal length: real pictures say nothing to this server."""
-
-    def answer(kind: str, body: dict) -> str | None:
-        if kind != "segment":
-            return "The robot does something."
-        parts = [p["text"] for p in body["messages"][0]["content"] if p["type"] == "text"]
-        words = parts[-1].split("Divide ")[1].split()
-        low, high = float(words[0]), float(words[3])
-        edges = np.linspace(low, high, len(names) + 1).round(2).tolist()
-        spans = [{"name": n, "start": a, "end": b, "done": True} for n, a, b in zip(names, edges, edges[1:])]  # noqa: B905
-        return json.dumps({"subtasks": spans})
-
-    return answer
-
-
 @pytest.fixture(scope="module")
 def g1(tmp_path_factory):
     """The small real recording, labelled."""
     root = tmp_path_factory.mktemp("g1")
     convert(G1, root / "source")
     task = write_task(root, goal="pick up the can", subtasks=["reach for the can", "lift the can"])
-    with vlm_server(answer=answer_for(["reach for the can", "lift the can"])) as server:
+    with vlm_server(answer=answer_evenly(["reach for the can", "lift the can"])) as server:
         file = pipeline(root, server.base_url, task=str(task), frames_per_second=4, tile_width=224)
         assert run(["annotate", str(root / "source"), str(root / "out"), "--pipeline", file, "-q"]) == 0
     return root, server

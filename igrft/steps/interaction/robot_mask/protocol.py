@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from igrft.dataset.reader import DatasetReader
+from igrft.extras import require
 
 EXEMPLAR = "exemplar"
 ROBOENGINE = "roboengine"
@@ -63,6 +64,16 @@ class SegmenterSettings:
     threshold: float
     device: str
     threads: int
+
+
+def refuse_missing_package(source: str) -> None:
+    """Raise UsageError where a package that ``source`` needs is not installed. Imports none of them."""
+    if source == ROBOENGINE:
+        from igrft.steps.interaction.robot_mask.roboengine import refuse_missing
+
+        refuse_missing()
+    elif source in MODELS:
+        require(f"robot_mask: {source}", "train")
 
 
 def make_segmenter(settings: SegmenterSettings, dataset: DatasetReader, height: int) -> Segmenter:

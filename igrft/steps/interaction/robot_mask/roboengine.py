@@ -5,12 +5,13 @@ It is source only, with weights on the Hub (``michaelyuanqwq/roboengine-sam``), 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from igrft.errors import IgrftError
+from igrft.errors import IgrftError, UsageError
 from igrft.models.devices import accelerator
 from igrft.steps.interaction.robot_mask.pretrained import first_line
 from igrft.steps.interaction.robot_mask.protocol import SegmenterSettings
@@ -48,6 +49,12 @@ class RoboEngine:
     def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         masks = self._model.gen_video(list(frames), prompt=self._prompt, anchor_frequency=1)
         return np.asarray(masks) > 0.5
+
+
+def refuse_missing() -> None:
+    """Raise UsageError unless the package is there. It is not imported, which takes many seconds."""
+    if importlib.util.find_spec("robo_engine") is None:
+        raise UsageError(f"robot_mask: roboengine needs the package 'robo_engine', which is not installed; {_INSTALL}")
 
 
 def _class() -> Any:

@@ -22,6 +22,7 @@ from igrft.steps.interaction.robot_mask.protocol import (
     Segmenter,
     SegmenterSettings,
     make_segmenter,
+    refuse_missing_package,
 )
 from igrft.steps.interaction.scale import flow_size
 
@@ -94,6 +95,10 @@ class RobotMask(StepDefaults):
         if self.robot_mask == GROUNDED_SAM2:
             found["detector"] = self.mask_detector
         return found
+
+    def ready(self) -> None:
+        """Refuse a model whose package is not here, before other steps have spent hours."""
+        refuse_missing_package(self.robot_mask)
 
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
         import cv2
