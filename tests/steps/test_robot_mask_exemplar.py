@@ -132,7 +132,11 @@ def test_features_of_a_flat_picture() -> None:
     for at in (0, 3, 6, 9):
         assert np.allclose(found[..., at : at + 3], lab, atol=1e-3)
     assert np.allclose(found[..., 12:14], 0, atol=0.3)
-    assert np.allclose(found[120, 160, 14:], [160 / 240, 0.5])
+    assert np.allclose(found[..., 14:20], 0)
+    assert np.allclose(found[120, 160, 20:], [160 / 240, 0.5])
+    ramp = np.repeat(np.arange(240, dtype=np.uint8)[:, None], 320, axis=1)
+    edges = pixel_features(np.stack([ramp] * 3, axis=2)).reshape(240, 320, WIDTH)[100:140, 100:220, 14:20]
+    assert np.abs(edges[..., [0, 2, 3, 5]]).max() < 1e-3 < 1 < edges[..., [1, 4]].min()  # all of it downwards
 
 
 def test_a_network_learns_what_no_plane_separates() -> None:

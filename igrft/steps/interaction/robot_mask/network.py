@@ -21,16 +21,13 @@ _ROWS = 256
 
 @dataclass
 class Network:
-    """``sigmoid(W_n relu(… relu(W_1 z + b_1) …) + b_n)`` of standardised features z.
+    """``sigmoid(W_n relu(… relu(W_1 z + b_1) …) + b_n)`` of features z.
 
     Attributes:
-        mean, scale: float32 [features], by which features are standardised.
         weights: float32 [inputs, outputs] of each layer.
         biases: float32 [outputs] of each layer.
     """
 
-    mean: np.ndarray
-    scale: np.ndarray
     weights: list[np.ndarray]
     biases: list[np.ndarray]
 
@@ -43,7 +40,7 @@ class Network:
         return probability
 
     def _some(self, features: np.ndarray) -> np.ndarray:
-        hidden = (features - self.mean) * self.scale
+        hidden = features
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             hidden = hidden @ weight
             hidden += bias
@@ -60,8 +57,8 @@ def train(
     features: np.ndarray,
     labels: np.ndarray,
     *,
-    hidden: Sequence[int] = (32, 16),
-    updates: int = 3000,
+    hidden: Sequence[int] = (48, 24),
+    updates: int = 4000,
     batch: int = _ROWS,
     rate: float = 5e-3,
     seed: int = 0,
@@ -95,7 +92,10 @@ def train(
             second[i] += (1 - _BETA2) * (gradient * gradient - second[i])
             by = first[i] / (1 - _BETA1**update) / (np.sqrt(second[i] / (1 - _BETA2**update)) + _EPSILON)
             values[i] -= (step * (by + _DECAY * values[i])).astype(np.float32)
-    return Network(mean, scale, weights, biases)
+    # What standardised the features goes into the first layer.
+    biases[0] = biases[0] - (mean * scale) @ weights[0]
+    weights[0] = scale[:, None] * weights[0]
+    return Network(weights, biases)
 
 
 def _gradients(
