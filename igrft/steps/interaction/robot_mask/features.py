@@ -36,8 +36,9 @@ def pixel_features(picture: np.ndarray) -> np.ndarray:
         mean = cv2.blur(light, _window(radius, scale))
         planes.append(np.sqrt(np.maximum(cv2.blur(square, _window(radius, scale)) - mean * mean, 0)))
     across, down = cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1)
+    products: list[np.ndarray] = [across * across, down * down, across * down]
     for radius in _EDGES:
-        for product in (across * across, down * down, across * down):
+        for product in products:
             entry = cv2.blur(product, _window(radius, scale))
             planes.append(np.copysign(np.sqrt(np.abs(entry)), entry))
     out = np.empty((WIDTH, height, width), np.float32)
