@@ -67,11 +67,12 @@ MASKS: dict[str, dict[str, Any]] = {
     "true": {"robot_mask": "folder"},
     "exemplar": {"robot_mask": "exemplar"},
 }
-#: Beside the default, with true masks and the default flow.
+#: Beside those, with the default flow at the first stride.
 VARIANTS: dict[str, dict[str, Any]] = {
     "true, grown by 8, Eq. 1 alone": {"robot_mask": "folder", "change_threshold": 0.0, "mask_grow": 8.0},
     "true, change 2": {"robot_mask": "folder", "change_threshold": 2.0},
     "true, change 4": {"robot_mask": "folder", "change_threshold": 4.0},
+    "exemplar, grown by 6": {"robot_mask": "exemplar", "mask_grow": 6.0},
 }
 DEFAULT = InteractionCounts()
 
