@@ -6,10 +6,17 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+from picture_sets import picture_set, square_over_background
 
 from igrft.errors import EpisodeError
+from igrft.steps.base import Episode
+from igrft.steps.interaction import Interaction
+from igrft.steps.interaction.counts import COUNTS_RAW
+from igrft.steps.interaction.flow import Dis
 from igrft.steps.interaction.overlap import THREAD, ahead, on_gpu
 
 
@@ -148,3 +155,27 @@ def test_what_is_a_gpu() -> None:
     torch = pytest.importorskip("torch")
     assert on_gpu("cuda") and on_gpu("cuda:1") and not on_gpu("cpu")
     assert on_gpu("auto") == torch.cuda.is_available()
+
+
+class Waits(Dis):
+    """DIS as if on a GPU."""
+
+    ahead = 3
+
+
+def test_the_step_decodes_ahead_and_leaves_no_thread_behind_an_episode_set_aside(tmp_path: Path) -> None:
+    shown = square_over_background(6, size=(160, 120), side=40, start=(40, 30), step=(4, 0))
+    dataset = picture_set(tmp_path / "set", [shown])
+    step = Interaction(camera_motion="static").resolve(dataset).expand()[0]
+    counts = [step.count(Episode(dataset, 0), estimator).staged[COUNTS_RAW] for estimator in (Dis(1), Waits(1))]
+    assert np.array_equal(*counts) and counts[0].max() > 0 and _threads() == 0
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks/episode_000000.npy", np.zeros((6, 60, 80), bool))  # of another size
+    masked = Interaction(robot_mask="folder", mask_path=str(tmp_path / "masks")).resolve(dataset).expand()[0]
+    try:
+        masked.count(Episode(dataset, 0), Waits(1))
+    except EpisodeError as error:
+        assert "mask is 80x60" in str(error)
+    else:
+        raise AssertionError("it was labelled")
+    assert _threads() == 0
