@@ -32,8 +32,8 @@ def test_a_labelled_set(good_set: Path, tmp_path: Path) -> None:
         "testbot",
     ):
         assert word in text
-    # A strip of ten pictures and six samples with their flow for each of three episodes, and four frames to paint.
-    assert sum(f.startswith("data:") for f in checker.fetched) == 3 * 10 + 3 * 6 * 2 + 4
+    # A strip of ten pictures and six samples with their flow for each of three episodes, and six frames to paint.
+    assert sum(f.startswith("data:") for f in checker.fetched) == 3 * 10 + 3 * 6 * 2 + 6
     for heading in ("Subtask durations", "Moving pixels per frame", "Interaction per episode", "Return at start"):
         assert heading in text
 
@@ -53,7 +53,7 @@ def test_the_values_under_the_pointer_are_those_of_the_columns(good_set: Path, t
 def test_a_set_without_labels(unlabelled_set: Path, tmp_path: Path) -> None:
     text, checker = check(report(unlabelled_set, tmp_path / "out"))
     assert "igrft annotate did not label this dataset" in text
-    assert sum(f.startswith("data:") for f in checker.fetched) == 4 * 10 + 4
+    assert sum(f.startswith("data:") for f in checker.fetched) == 4 * 10 + 6
     assert "Episode lengths" in text
 
 
@@ -101,7 +101,7 @@ def test_an_episode_set_aside_is_shown_with_its_reason_when_asked_for(good_set: 
     text, checker = check(report(good_set, tmp_path / "out", episodes=[2]))
     assert "episode-2" in checker.ids
     assert text.count(REASON) == 2
-    assert sum(f.startswith("data:") for f in checker.fetched) == 10 + 4
+    assert sum(f.startswith("data:") for f in checker.fetched) == 10 + 6
 
 
 def test_which_episodes_are_shown_is_said(good_set: Path, tmp_path: Path) -> None:

@@ -119,5 +119,5 @@ def test_frames_to_paint(tmp_path: Path) -> None:
     assert all(row == 1 for row, _ in suggest_frames(dataset, dataset.cameras[0], 3, rows=[1]))
     assert len(suggest_frames(dataset, dataset.cameras[0], 1000)) <= 2 * 10
     text, _ = check(report(dataset, tmp_path / "page.html"))
-    for row, frame in chosen:
+    for row, frame in suggest_frames(dataset, dataset.cameras[0], 6):
         assert f"episode_{row:06d}/{frame:06d}.png" in text

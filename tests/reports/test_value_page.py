@@ -78,7 +78,7 @@ def test_the_value_stands_against_its_reference_with_rises_and_dips(judged: Path
     assert text.count("Rises and dips of the value") == 2
     assert len(re.findall(r'<span class="count (?:rise|dip)">[RD]1</span>', text)) == 2
     # Ten of the strip and six samples with flow for three episodes, and a picture for each of the two stretches.
-    assert sum(f.startswith("data:") for f in checker.fetched) == 3 * 10 + 3 * 6 * 2 + 2 + 4
+    assert sum(f.startswith("data:") for f in checker.fetched) == 3 * 10 + 3 * 6 * 2 + 2 + 6
     # The settings of the step stand with the others.
     assert "<h3>5. values</h3>" in text and "001000" in text
 

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 from interaction_runs import label
-from picture_sets import CAMERA
+from picture_sets import CAMERA, picture_set, texture
 from robot_scenes import COUNT, arm_set, paint, scene
 
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
+from igrft.dataset.video import episode_frames, stream_at
 from igrft.errors import IgrftError, UsageError
 from igrft.pipeline.config import Pipeline
 from igrft.pipeline.run import annotate
@@ -61,6 +62,20 @@ def test_masks_of_every_third_frame_and_the_last(arms: DatasetReader, tmp_path: 
     bare = label(arms, Interaction()).columns[c.INTERACTION_PIXELS]
     grown = Interaction(robot_mask="exemplar", mask_path=str(folder), mask_every=3, mask_grow=24)
     assert label(arms, grown).columns[c.INTERACTION_PIXELS].max() < 0.1 * bare.max()
+
+
+@pytest.mark.parametrize("dtype", ["image", "video"])
+@pytest.mark.parametrize("every", [1, 3, 30])
+def test_some_frames_of_a_camera(tmp_path: Path, dtype: str, every: int) -> None:
+    dataset = picture_set(
+        tmp_path / "set", [[texture(64, 48, seed=40 * e + f) for f in range(40)] for e in range(2)], dtype=dtype
+    )
+    all_of_them = list(episode_frames(dataset, 1, CAMERA, size=(32, 24)))
+    wanted = anchors(40, every)
+    found = list(stream_at(dataset, 1, CAMERA, wanted, size=(32, 24)))
+    assert [f for f, _ in found] == wanted
+    assert all(np.array_equal(picture, all_of_them[f]) for f, picture in found)
+    assert list(stream_at(dataset, 1, CAMERA, [])) == []
 
 
 def test_the_same_frames_give_the_same_masks(arms: DatasetReader, tmp_path: Path) -> None:
