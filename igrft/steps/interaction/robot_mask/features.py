@@ -19,8 +19,8 @@ def pixel_features(picture: np.ndarray) -> np.ndarray:
 
     Edges are the entries of the structure tensor, their roots: how strong they are across and down, and how they lean.
 
-    No background model: the difference from the episode's median picture helps where the robot always moves, and
-    misleads where it rests (intersection over union fell by up to 0.12 with one painted frame).
+    No background model: the difference from the episode's median picture gains 0.02 of intersection over union with
+    ten painted frames on a real clip, and costs up to 0.12 with one.
     """
     import cv2
 
