@@ -38,7 +38,7 @@ from igrft.pipeline.workers import (
     run_tasks,
 )
 from igrft.progress import progress
-from igrft.steps.base import Episode
+from igrft.steps.base import Episode, StepDefaults
 
 #: Frames of cheap steps that are labelled and staged together.
 _BATCH_FRAMES = 131072
@@ -164,10 +164,9 @@ class Run:
         """Label, and write TARGET."""
         spent: dict[str, dict[str, Any]] = {}
         try:
-            for step in self.plan.steps:
-                step.ready()
-            shutil.rmtree(self.target.out, ignore_errors=True)
             self.find_earlier_work()
+            self._refuse_what_is_lacking()
+            shutil.rmtree(self.target.out, ignore_errors=True)
             for group in self.plan.groups:
                 self._run_group(group)
         finally:
@@ -254,6 +253,23 @@ class Run:
             if not complete:
                 missing.append(row)
         return missing
+
+    def _refuse_what_is_lacking(self) -> None:
+        """Ask every step that has something to do whether it can, before the first has spent anything.
+
+        A step whose results are all kept needs no package and no key: new thresholds apply on any machine.
+        """
+        if all(type(step).ready is StepDefaults.ready for step in self.plan.steps):
+            return
+        to_do: set[int] = set()
+        for group in self.plan.groups:
+            steps = [self.plan.steps[n] for n in group]
+            # Past a step that is not done its episodes' keys are not known, but then they are to do as well.
+            upstream = any(p in to_do for n in group for p in self.plan.producers[n])
+            if upstream or (to_do and steps[0].reduces) or self.missing(group):
+                to_do.update(group)
+                for step in steps:
+                    step.ready()
 
     def _run_group(self, group: list[int]) -> None:
         missing = self.missing(group)

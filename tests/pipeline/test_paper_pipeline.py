@@ -7,6 +7,7 @@ weights from a file: what is shown is that the parts fit, not what they are wort
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,39 @@ def test_what_is_missing_is_said_before_anything_is_sent(
         assert run([*command, *options(tmp_path, server.base_url)]) == 2
         assert not server.bodies
     assert "needs the package 'robo_engine', which is not installed; run: git clone" in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_had_are_said_before_anything_is_sent(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    put_roboengine(tmp_path, monkeypatch)
+    # An empty cache, and a proxy that nobody answers at.
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with vlm_server(answer=answer_evenly(SUBTASKS)) as server:
+        command = ["annotate", str(recording), str(tmp_path / "labelled"), "--pipeline", "igrft"]
+        given = [o for o in options(tmp_path, server.base_url) if "raft_weights" not in o]
+        assert run([*command, *given]) == 1
+        assert not server.bodies
+    assert "raft_small needs weights, and https://" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kept_results_need_no_package_and_no_key(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_roboengine(tmp_path, monkeypatch)
+    monkeypatch.setenv("A_KEY", "secret")
+    out = tmp_path / "labelled"
+    with vlm_server(answer=answer_evenly(SUBTASKS)) as server:
+        command = ["annotate", str(recording), str(out), "--pipeline", "igrft", "--workers", "1"]
+        command += [*options(tmp_path, server.base_url), "--steps.subtasks.api_key_env=A_KEY"]
+        assert run(command) == 0
+    forget_roboengine(monkeypatch)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if not p.startswith(str(tmp_path))])
+    monkeypatch.delenv("A_KEY")
+    before = igrft.load_labels(out)[c.INTERACTION]
+    assert run([*command, "--steps.interaction.pixel_threshold=1e9"]) == 0
+    assert before.any() and not igrft.load_labels(out)[c.INTERACTION].any()
+    # Where masks are to be found anew, the package is asked for.
+    assert run([*command, "--steps.interaction.mask_every=7"]) == 2

@@ -149,6 +149,13 @@ class InteractionCounts(StepDefaults):
             return None
         return folder_facts(Path(self.mask_path), int(dataset.episode_indices[row]))
 
+    def ready(self) -> None:
+        """Fetch RAFT's weights, or refuse, before other steps have spent hours."""
+        if self.flow in RAFT_NAMES and self.raft_weights is None:
+            from igrft.steps.interaction.raft import published_weights
+
+            published_weights(self.flow)
+
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
         import cv2
 

@@ -244,20 +244,10 @@ def load(name: str, weights: str | None) -> Any:
     Raises:
         IgrftError: no such file, weights of another model, or no way to download.
     """
-    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import get_model
 
     model = get_model(name, weights=None)
-    if weights is None:
-        source = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
-        try:
-            state = source.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise IgrftError(
-                f"flow: {name} needs weights, and {source.url} cannot be downloaded ({_first_line(error)}); set "
-                "raft_weights to a file that holds them, or flow: dis"
-            ) from None
-    else:
-        state = _read(Path(weights))
+    state = published_weights(name) if weights is None else _read(Path(weights))
     try:
         model.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:
@@ -266,6 +256,24 @@ def load(name: str, weights: str | None) -> Any:
             "give raft_weights that were saved from this model"
         ) from None
     return model
+
+
+def published_weights(name: str) -> Any:
+    """torchvision's own weights, from its cache; downloaded into it where they are not there yet.
+
+    Raises:
+        IgrftError: no way to download them.
+    """
+    from torchvision.models import get_model_weights
+
+    source = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    try:
+        return source.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise IgrftError(
+            f"flow: {name} needs weights, and {source.url} cannot be downloaded ({_first_line(error)}); set "
+            "raft_weights to a file that holds them, or flow: dis"
+        ) from None
 
 
 def _read(path: Path) -> Any:
