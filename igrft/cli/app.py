@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from igrft.cli import demo, evaluation, rollouts, serving, simulation, subtasks
+from igrft.cli import demo, evaluation, publishing, rollouts, serving, simulation, subtasks
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 from igrft.extras import require
@@ -306,4 +306,5 @@ def _numbers(text: str) -> list[int]:
 rollouts.register(app)
 evaluation.register(app)
 serving.register(app)
+publishing.register(app)
 demo.register(app)
