@@ -10,7 +10,7 @@ from igrft.errors import UsageError
 _PACKAGES = {
     "train": ("accelerate", "draccus", "peft", "transformers"),
     "sim": ("metaworld", "mujoco"),
-    "robot": ("serial",),
+    "robot": ("serial", "deepdiff", "dynamixel_sdk"),
     "eval": ("matplotlib",),
     "serve": ("msgpack", "websockets"),
     "vlm": ("openai",),

@@ -52,7 +52,7 @@ def connect(device: Any, what: str) -> None:
         disconnect(device)
         if isinstance(error, EOFError):
             raise IgrftError(f"{what} is not calibrated: run lerobot-calibrate once, in a terminal") from error
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, IgrftError):
             raise
         raise IgrftError(f"{what} cannot be connected: {one_line(error)}") from error
     if not device.is_connected:
@@ -109,18 +109,18 @@ def _make(base: Any, package: str, make: Any, given: Mapping[str, Any] | None, w
     try:
         return make(config)
     except (ImportError, ValueError) as error:  # a driver's package is missing, or its options do not fit
+        if isinstance(error.__cause__, IgrftError):  # of a device of ours, which LeRobot wraps
+            raise error.__cause__ from None
         raise UsageError(f"{where}: {one_line(error)}") from error
 
 
 def _register(base: Any, package: str, name: str, where: str) -> None:
-    """Import the module that knows the type ``name``: LeRobot's own, or an installed plugin's."""
+    """Import the module that knows the type ``name``: LeRobot's own, igrft's, or an installed plugin's."""
     from lerobot.utils.import_utils import register_third_party_plugins
 
     if name in base.get_known_choices():
         return
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
-        if not module.ispkg:
-            continue
+    for module in _packages(package):
         try:
             importlib.import_module(module.name)
         except ImportError as error:  # the driver of another device, whose package is not installed
@@ -131,6 +131,18 @@ def _register(base: Any, package: str, name: str, where: str) -> None:
     known = sorted(base.get_known_choices())
     if name not in known:
         raise UsageError(f"{where}: type {name!r} is unknown{did_you_mean(name, known)}")
+
+
+def _packages(folder: str) -> list[pkgutil.ModuleInfo]:
+    """Packages in a folder of LeRobot's, and in igrft's of the same name where there is one."""
+    found = []
+    for each in (folder, folder.replace("lerobot.", "igrft.")):
+        try:
+            path = importlib.import_module(each).__path__
+        except ModuleNotFoundError:
+            continue
+        found += [m for m in pkgutil.iter_modules(path, f"{each}.") if m.ispkg]
+    return found
 
 
 def _camera_types(given: Any) -> set[str]:

@@ -256,6 +256,8 @@ def _vector(robot: RobotEmbodiment, teleop: Any) -> tuple[np.ndarray, Mapping[st
     """A teleoperator's action as the dataset's numbers, float32 [dim], and as it came."""
     try:
         given = teleop.get_action()
+    except IgrftError:  # of a leader of ours, which says what to do
+        raise
     except Exception as error:
         raise IgrftError(
             f"teleoperator {teleop.name} does not answer: {one_line(error)}; check its cable and power"
