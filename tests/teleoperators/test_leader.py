@@ -321,6 +321,8 @@ def test_one_arm_that_cannot_hold_lets_the_other_go(both, left: Emulator, right:
         ({"ids": []}, "ids is empty"),
         ({"ids": [1, 1]}, "must differ and lie in 0 to 252"),
         ({"ids": [1, 2], "gripper_id": 2}, "must differ"),
+        ({"names": ["a", "a"]}, "names must differ"),
+        ({"names": ["a", "gripper"]}, "none may be gripper"),
         ({"signs": [1]}, "signs has 1 entries for 2 joints"),
         ({"signs": [1, 2]}, "signs must be 1 or -1"),
         ({"offsets": [0.0]}, "offsets has 1 entries for 2 joints"),

@@ -24,7 +24,8 @@ class DynamixelArmConfig:
 
     Attributes:
         port: serial port.
-        ids: servo of each joint, from the base on; joints are named joint_1, joint_2, …
+        ids: servo of each joint, from the base on.
+        names: of the joints, as the robot calls them; none is joint_1, joint_2, …
         models: of the joints' servos, one each or one for all.
         signs: 1 or -1 for each joint; none is 1 throughout.
         offsets: servo's angle at which each joint is 0; None is what the calibration found.
@@ -46,6 +47,7 @@ class DynamixelArmConfig:
 
     port: str
     ids: list[int]
+    names: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=lambda: ["xl330-m288"])
     signs: list[int] = field(default_factory=list)
     offsets: list[float] | None = None
@@ -72,14 +74,16 @@ class DynamixelArmConfig:
         every = [*self.ids, *([] if self.gripper_id is None else [self.gripper_id])]
         if len(set(every)) < len(every) or not all(0 <= i <= 252 for i in every):
             raise ValueError(f"ids of the servos must differ and lie in 0 to 252, got {every}")
-        for name in ("models", "signs", "offsets", "calibration_pose", "start_pose"):
+        for name in ("names", "models", "signs", "offsets", "calibration_pose", "start_pose"):
             given = getattr(self, name)
-            fits = {joints, 1} if name == "models" else {joints, 0} if name == "signs" else {joints}
+            fits = {joints, 1} if name == "models" else {joints, 0} if name in ("names", "signs") else {joints}
             if given is not None and len(given) not in fits:
                 raise ValueError(f"{name} has {len(given)} entries for {joints} joints")
         for model in [*self.models, self.gripper_model or self.models[-1]]:
             if model not in MODEL_NUMBER_TABLE:
                 raise ValueError(f"unknown model {model!r}{did_you_mean(model, list(MODEL_NUMBER_TABLE))}")
+        if len({*self.names, "gripper"}) <= len(self.names):
+            raise ValueError(f"names must differ, and none may be gripper, got {self.names}")
         if not set(self.signs) <= {1, -1}:
             raise ValueError(f"signs must be 1 or -1, got {self.signs}")
         if self.unit not in UNITS:
@@ -108,7 +112,7 @@ class DynamixelArmConfig:
     @property
     def joints(self) -> list[str]:
         """Names of the joints."""
-        return [f"joint_{i}" for i in range(1, len(self.ids) + 1)]
+        return self.names or [f"joint_{i}" for i in range(1, len(self.ids) + 1)]
 
     @property
     def servos(self) -> dict[str, tuple[int, str]]:

@@ -29,9 +29,9 @@ _NEUTRAL = ("Homing_Offset", "Drive_Mode")
 class DynamixelLeader(Teleoperator):
     """A leader arm of any number of joints and a gripper.
 
-    Gives ``joint_1.pos``, … in radians or degrees and ``gripper.pos`` (0 closed, 1 open, unless configured
-    otherwise). Torque is off for the hand to guide it. For a handover it is switched on, and the arm follows
-    positions of the same names (LeRobot's smooth handover).
+    Gives ``joint_1.pos``, … (or names of your own) in radians or degrees and ``gripper.pos`` (0 closed, 1 open,
+    unless configured otherwise). Torque is off for the hand to guide it. For a handover it is switched on, and the
+    arm follows positions of the same names (LeRobot's smooth handover).
 
     The calibration file is LeRobot's: ``homing_offset`` is added to a servo's position to get 0 where the joint is 0,
     ``drive_mode`` is 1 where joint and servo count in opposite directions, and ``range_min`` and ``range_max`` are the
