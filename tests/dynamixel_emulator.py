@@ -185,6 +185,7 @@ class Emulator:
         self.servos = {s.id: s for s in servos}
         self.heard: list[tuple[int, int]] = []
         self.wire = wire
+        self._free = 0.0
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         self.port = os.ttyname(self._slave)
@@ -272,9 +273,8 @@ class Emulator:
 
     def _travel(self, length: int) -> None:
         if self.wire:
-            until = time.perf_counter() + 10 * length / self.wire
-            while time.perf_counter() < until:
-                pass
+            self._free = max(self._free, time.perf_counter()) + 10 * length / self.wire
+            time.sleep(max(0.0, self._free - time.perf_counter()))
 
     def _answer(self, servo: Servo, error: int, data: bytes = b"") -> bool:
         if servo.silent:
