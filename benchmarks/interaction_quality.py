@@ -36,7 +36,7 @@ from interaction_truth import close, replay
 
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError
-from igrft.steps.base import Episode
+from igrft.steps.base import Episode, EpisodeLabels
 from igrft.steps.interaction.counts import InteractionCounts
 from igrft.steps.interaction.flow import DIS_PRESETS, RAFT_NAMES, FlowEstimator, make_flow
 from igrft.steps.interaction.masks import folder_mask_at
@@ -73,6 +73,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "true, change 2": {"robot_mask": "folder", "change_threshold": 2.0},
     "true, change 4": {"robot_mask": "folder", "change_threshold": 4.0},
     "exemplar, grown by 6": {"robot_mask": "exemplar", "mask_grow": 6.0},
+    "true, 480 lines": {"robot_mask": "folder", "flow_height": 480},
 }
 DEFAULT = InteractionCounts()
 
@@ -173,38 +174,47 @@ def paint(root: Path, folder: Path) -> Path:
     return folder
 
 
-def measure(folder: Path, task: str, flows: tuple[str, ...]) -> Counted:
-    """Counts and truth of one task."""
-    root, painted = folder / "sets" / task, folder / "painted" / task
+def wanted(flows: tuple[str, ...]) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
+    """What is counted: (stride, flow, name of the masks, settings)."""
+    for stride in STRIDES:
+        for flow in flows if stride == STRIDES[0] else (DEFAULT.flow,):
+            more = VARIANTS if (stride, flow) == (STRIDES[0], DEFAULT.flow) else {}
+            for name, settings in (MASKS | more).items():
+                yield stride, flow, name, settings
+
+
+def measure(folder: Path, found: Counted, flows: tuple[str, ...]) -> bool:
+    """Add the counts and the truth of one task that are not there yet; whether there were such."""
+    missing = [w for w in wanted(flows) if not found.has(*w[:3])]
+    if not missing:
+        return False
+    root, painted = folder / "sets" / found.task, folder / "painted" / found.task
     dataset = DatasetReader.open(root)
     given = {"folder": str(root / "robot_masks" / CAMERA), "exemplar": str(paint(root, painted)), "none": None}
     finder = RobotMask(camera=KEY, mask_path=given["exemplar"])
     segment = finder.segmenter(dataset)
     cv2.setNumThreads(1)
-    found = Counted.empty(task, DEFAULT.ladder)
-    for stride in STRIDES:
+    estimators = {name: make_flow(name, weights=None, updates=12, device="cpu", batch=4, threads=1) for name in flows}
+    for stride in {w[0]: None for w in missing}:
         # Found on every fifth sampled picture and carried between, as by default.
         sparse = dataclasses.replace(finder, mask_every=finder.mask_every * stride)
-        estimators = {
-            name: make_flow(name, weights=None, updates=12, device="cpu", batch=4, threads=1) for name in flows
-        }
+        known = found.knows(stride)
         for row in range(1, EPISODES):
             episode = Sampled(dataset, row, stride=stride)
-            cut = Cut(dataset, row)
-            cut.frames = stride * (episode.length - 1) + 1
-            masks = sparse.find(cut, segment)
-            truth = replay(root, row, stride, CAMERA)
-            found.add_truth(stride, *_truth(dataset, row, stride, episode.length), truth.counts, truth.visible)
-            for flow, estimator in estimators.items():
-                if stride == 1 and flow != DEFAULT.flow:
-                    continue
-                remembered = Remembered(estimator)
-                wanted = MASKS | (VARIANTS if flow == DEFAULT.flow and stride == STRIDES[0] else {})
-                for name, settings in wanted.items():
-                    step = SampledCounts(camera=KEY, flow=flow, mask_path=given[settings["robot_mask"]], **settings)
-                    episode.labels, episode.record = dict(masks.staged), dict(masks.record)
-                    found.add(stride, flow, name, _count(step, episode, remembered))
-    return found
+            if not known:
+                truth = replay(root, row, stride, CAMERA)
+                found.add_truth(stride, *_truth(dataset, row, stride, episode.length), truth.counts, truth.visible)
+            masks, remembered = EpisodeLabels(), dict[tuple[str, int], Remembered]()
+            for _, flow, name, settings in (w for w in missing if w[0] == stride):
+                step = SampledCounts(camera=KEY, flow=flow, mask_path=given[settings["robot_mask"]], **settings)
+                if step.segmented and not masks.staged:
+                    cut = Cut(dataset, row)
+                    cut.frames = stride * (episode.length - 1) + 1
+                    masks = sparse.find(cut, segment)
+                episode.labels, episode.record = dict(masks.staged), dict(masks.record)
+                estimator = remembered.setdefault((flow, step.flow_height), Remembered(estimators[flow]))
+                found.add(stride, flow, name, row - 1, _count(step, episode, estimator))
+    return True
 
 
 def _truth(dataset: DatasetReader, row: int, stride: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -248,12 +258,13 @@ def main() -> None:
     counted = []
     for task in TASKS:
         path = options.folder / "counts" / f"{task}.npz"
-        if not path.is_file():
-            begun = time.perf_counter()
-            path.parent.mkdir(exist_ok=True)
-            measure(options.folder, task, tuple(flows)).save(path)
+        path.parent.mkdir(exist_ok=True)
+        found = Counted.load(path) if path.is_file() else Counted(task, DEFAULT.ladder)
+        begun = time.perf_counter()
+        if measure(options.folder, found, tuple(flows)):
+            found.save(path)
             print(f"{task}: counted in {time.perf_counter() - begun:.0f} s", flush=True)
-        counted.append(Counted.load(path))
+        counted.append(found)
     close()
     show(counted, absent, options.plot)
 

@@ -15,6 +15,8 @@ CHOSEN_ON = ("drawer-open", "shelf-place", "assembly", "door-open")
 #: Millimetres in 1/30 s above which a thing moves.
 MOVES = 1.0
 FLOW, PIXELS = 2.0, 400.0
+#: Thresholds for small things.
+SMALL = (0.5, 100.0)
 FPS = 80
 
 
@@ -32,9 +34,12 @@ class Counted:
     ladder: tuple[float, ...]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
-    @classmethod
-    def empty(cls, task: str, ladder: tuple[float, ...]) -> Counted:
-        return cls(task, ladder)
+    def has(self, stride: int, flow: str, mask: str) -> bool:
+        return f"counts/{stride}/{flow}/{mask}" in self.arrays
+
+    def knows(self, stride: int) -> bool:
+        """Whether the truth is there."""
+        return f"lengths/{stride}" in self.arrays
 
     def _append(self, name: str, values: np.ndarray) -> None:
         self.arrays[name] = np.concatenate([self.arrays[name], values]) if name in self.arrays else values
@@ -47,10 +52,11 @@ class Counted:
         for name, values in (("motion", motion), ("contact", contact), ("perfect", perfect), ("visible", visible)):
             self._append(f"{name}/{stride}", values)
 
-    def add(self, stride: int, flow: str, mask: str, counts: np.ndarray | None) -> None:
-        """Counts of the episode whose truth was added last."""
+    def add(self, stride: int, flow: str, mask: str, number: int, counts: np.ndarray | None) -> None:
+        """Counts of an episode: the ``number``-th whose truth was added; the earlier ones have theirs."""
         if counts is None:
-            counts = np.full((int(self.arrays[f"lengths/{stride}"][-1]), len(self.ladder)), np.nan, np.float32)
+            length = int(self.arrays[f"lengths/{stride}"][number])
+            counts = np.full((length, len(self.ladder)), np.nan, np.float32)
         self._append(f"counts/{stride}/{flow}/{mask}", counts)
 
     def save(self, path: Path) -> None:
@@ -112,15 +118,16 @@ def show(counted: Sequence[Counted], absent: Sequence[str], plot: Path | None) -
     """Print everything as Markdown."""
     chosen = [t for t in counted if t.task in CHOSEN_ON]
     held = [t for t in counted if t.task not in CHOSEN_ON]
-    for stride in (3, 1):
+    for stride, delta, pixels in ((3, FLOW, PIXELS), (3, *SMALL), (1, FLOW, PIXELS)):
         if held:
-            _methods(held, stride)
+            _methods(held, stride, delta, pixels)
     for line in absent:
         print(line)
     if held:
         _per_task(counted)
         _truths(held)
-        _causes(counted)
+        _causes(counted, FLOW, PIXELS)
+        _causes(counted, *SMALL)
         _grid(held, "dis", "true")
         _grid(held, "perfect", "")
     if chosen:
@@ -129,11 +136,12 @@ def show(counted: Sequence[Counted], absent: Sequence[str], plot: Path | None) -
         draw(held, plot)
 
 
-def _methods(tasks: Sequence[Counted], stride: int) -> None:
+def _methods(tasks: Sequence[Counted], stride: int, delta: float, pixels: float) -> None:
     true = np.concatenate([t.arrays[f"motion/{stride}"] for t in tasks])
     touched = np.concatenate([t.arrays[f"contact/{stride}"] for t in tasks])
+    at = "the defaults, " if (delta, pixels) == (FLOW, PIXELS) else ""
     print(
-        f"\n## {FPS / stride:.1f} frames/s, {len(tasks)} tasks, defaults (δ {FLOW:g}, Θ {PIXELS:g}); "
+        f"\n## {FPS / stride:.1f} frames/s, {len(tasks)} tasks, {at}δ {delta:g}, Θ {pixels:g}; "
         f"{len(true)} frames, {np.mean(true > MOVES):.0%} move, {np.mean(touched):.0%} are touched\n"
     )
     print("| flow, mask | precision | recall | F1 | F1, mean over tasks | onset error, median (90th), frames | "
@@ -142,9 +150,11 @@ def _methods(tasks: Sequence[Counted], stride: int) -> None:
     prefix = f"counts/{stride}/"
     names = [n.removeprefix(prefix).split("/", 1) for n in tasks[0].arrays if n.startswith(prefix)]
     for flow, mask in [*sorted(names), ["perfect", ""]]:
-        found, contact = (scored(tasks, stride, flow, mask, truth=t) for t in ("motion", "contact"))
+        found, contact = (
+            scored(tasks, stride, flow, mask, delta=delta, pixels=pixels, truth=t) for t in ("motion", "contact")
+        )
         name = f"{flow}, {mask}" if mask else "perfect flow of things"
-        print(_line(name, found, contact, mean_f1(tasks, stride, flow, mask, FLOW, PIXELS)))
+        print(_line(name, found, contact, mean_f1(tasks, stride, flow, mask, delta, pixels)))
 
 
 def _per_task(tasks: Sequence[Counted]) -> None:
@@ -174,35 +184,48 @@ THETAS = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
 
 
 def _truths(tasks: Sequence[Counted]) -> None:
-    print("\n## What counts as motion: F1 mean over tasks, 26.7 frames/s, DIS, true masks, defaults\n")
+    print("\n## What counts as motion: all frames of the tasks together, 26.7 frames/s, DIS, true masks, defaults\n")
     print("| a thing moves above, mm in 1/30 s | share of frames | precision | recall | F1 |\n|---|---|---|---|---|")
     for moves in (0.1, 0.3, 1.0, 3.0, 10.0):
         s = scored(tasks, 3, "dis", "true", moves=moves)
         print(f"| {moves:g} | {s.truth:.2f} | {s.precision:.2f} | {s.recall:.2f} | {s.f1:.2f} |")
 
 
-def _causes(tasks: Sequence[Counted]) -> None:
-    """Why frames that move are missed, and what the false ones are; true masks, defaults."""
-    print("\n## Why, 26.7 frames/s, DIS, true masks, defaults: shares of the moving frames that are missed, "
-          "and of the labelled frames that are false\n")  # fmt: skip
+def _causes(tasks: Sequence[Counted], delta: float, pixels: float) -> None:
+    """Why frames that move are missed, and what the false ones are; true masks."""
+    print(
+        f"\n## Why, 26.7 frames/s, DIS, true masks, δ {delta:g}, Θ {pixels:g}: shares of the moving frames that are "
+        "missed, and of the labelled frames that are false\n"
+    )
     print("| task | missed | hidden or smaller than Θ | slower than δ in the picture | flow did not see it | false | "
           "moves, but under 1 mm | touched, still | untouched, still |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|")
+    held = np.zeros(10, np.int64)
     for task in tasks:
-        label = np.concatenate(task.pixels(3, "dis", "true", FLOW)) > PIXELS
-        motion, touched, perfect = (task.arrays[f"{n}/3"] for n in ("motion", "contact", "perfect"))
-        moves = motion > MOVES
-        missed = moves & ~label
-        small = perfect[:, LADDER.index(0.01)] <= PIXELS
-        slow = ~small & (perfect[:, LADDER.index(FLOW)] <= PIXELS)
-        false = label & ~moves
-        little = motion > MOVES / 10
-        shares = [np.count_nonzero(missed & s) / max(moves.sum(), 1) for s in (True, small, slow, ~small & ~slow)]
-        wrong = [
-            np.count_nonzero(false & s) / max(label.sum(), 1)
-            for s in (True, little, ~little & touched, ~little & ~touched)
-        ]
-        print(f"| {task.task} | " + " | ".join(f"{v:.2f}" for v in (*shares, *wrong)) + " |")
+        numbers = np.array(_cause_counts(task, delta, pixels))
+        held += numbers * (task.task not in CHOSEN_ON)
+        print(_cause_line(task.task + "*" * (task.task in CHOSEN_ON), numbers))
+    print(_cause_line("all without *", held))
+
+
+def _cause_counts(task: Counted, delta: float, pixels: float) -> list[int]:
+    """Frames: that move, and of them missed, by cause; that are labelled, and of them false, by kind."""
+    label = np.concatenate(task.pixels(3, "dis", "true", delta)) > pixels
+    motion, touched, perfect = (task.arrays[f"{n}/3"] for n in ("motion", "contact", "perfect"))
+    moves, little = motion > MOVES, motion > MOVES / 10
+    missed, false = moves & ~label, label & ~moves
+    small = perfect[:, LADDER.index(0.01)] <= pixels
+    slow = ~small & (perfect[:, LADDER.index(delta)] <= pixels)
+    kinds = (
+        *(moves, missed, missed & small, missed & slow, missed & ~small & ~slow),
+        *(label, false, false & little, false & ~little & touched, false & ~little & ~touched),
+    )
+    return [int(np.count_nonzero(k)) for k in kinds]
+
+
+def _cause_line(name: str, numbers: np.ndarray) -> str:
+    cells = [*(numbers[1:5] / max(numbers[0], 1)), *(numbers[6:] / max(numbers[5], 1))]
+    return f"| {name} | " + " | ".join(f"{v:.2f}" for v in cells) + " |"
 
 
 def _grid(tasks: Sequence[Counted], flow: str, mask: str) -> None:
@@ -239,26 +262,29 @@ def draw(tasks: Sequence[Counted], path: Path) -> None:
 
     plt.rcParams.update({"svg.fonttype": "none", "font.size": 9})
     rows = (
-        ("DIS, no mask", "dis", "none", "#999999"),
-        ("DIS, true masks, Eq. 1 alone", "dis", "true, Eq. 1 alone", "#d95f02"),
-        ("DIS, exemplar masks", "dis", "exemplar", "#7570b3"),
-        ("DIS, true masks", "dis", "true", "#1b9e77"),
-        ("perfect flow of things", "perfect", "", "#000000"),
+        ("DIS, true masks, Eq. 1 alone", "dis", "true, Eq. 1 alone", "#d95f02", "-"),
+        ("DIS, no mask", "dis", "none", "#666666", ":"),
+        ("DIS, exemplar masks", "dis", "exemplar", "#7570b3", "-"),
+        ("DIS, true masks", "dis", "true", "#1b9e77", "-"),
+        ("perfect flow of things", "perfect", "", "#000000", "--"),
     )
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
-    for name, flow, mask, colour in rows:
-        style = "--" if flow == "perfect" else "-"
-        for axis, values in zip(axes, (THETAS, DELTAS), strict=True):
-            along = [mean_f1(tasks, 3, flow, mask, *((FLOW, v) if axis is axes[0] else (v, PIXELS))) for v in values]
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), sharey=True)
+    panels = (
+        ("Θ, reference pixels, at δ = 2", THETAS, lambda v: (FLOW, v), PIXELS),
+        ("Θ, reference pixels, at δ = 0.5", THETAS, lambda v: (0.5, v), PIXELS),
+        ("δ, squared reference pixels, at Θ = 400", DELTAS, lambda v: (v, PIXELS), FLOW),
+    )
+    for axis, (text, values, at, default) in zip(axes, panels, strict=True):
+        for name, flow, mask, colour, style in rows:
+            along = [mean_f1(tasks, 3, flow, mask, *at(v)) for v in values]
             axis.plot(values, along, style, marker="o", ms=3, color=colour, label=name)
-    for axis, text, at in zip(
-        axes, ("Θ, reference pixels (δ = 2)", "δ, squared reference pixels (Θ = 400)"), (PIXELS, FLOW), strict=True
-    ):
         axis.set(xscale="log", xlabel=text, ylim=(0, 1))
-        axis.axvline(at, color="#cccccc", lw=1, zorder=0)
+        axis.set_xticks(values, [f"{v:g}" for v in values])
+        axis.minorticks_off()
+        axis.axvline(default, color="#cccccc", lw=1, zorder=0)
         axis.axhline(0.9, color="#cccccc", lw=1, ls=":", zorder=0)
     axes[0].set_ylabel(f"F1, mean over {len(tasks)} tasks")
-    axes[1].legend(fontsize=7, frameon=False)
+    axes[0].legend(fontsize=7, frameon=False, loc="lower left")
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
