@@ -108,6 +108,11 @@ class Hub:
     lock: threading.RLock = field(default_factory=threading.RLock)
     verbose: bool = False
 
+    @property
+    def files_url(self) -> str:
+        """The same server by another name: clients follow redirects to it as to another host."""
+        return self.url.replace("127.0.0.1", "localhost")
+
     def dataset(self, repo_id: str) -> Repo:
         return self.repos["dataset", repo_id]
 
@@ -291,7 +296,9 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/store/(\w+)(?:/(\d+|complete|verify))?", path):
             return self._store(match[1], match[2], body)
         if match := re.fullmatch(r"/cdn/(\w+)", path):
-            # Signed addresses take no token, and the client must not send it to another host.
+            # On another host, to which a client must not send its token.
+            if self.headers.get("Authorization"):
+                raise _Answered(400, {"error": "a token was sent to another host"})
             return 200, self.hub.stored[match[1]], {"ETag": f'"{match[1]}"'}
         if match := re.fullmatch(r"/(datasets/)?([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", path):
             return self._batch("dataset" if match[1] else "model", match[2], json.loads(body))
@@ -473,7 +480,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not blob.lfs:
             return 200, blob.data, headers
         linked = {"X-Linked-Etag": f'"{blob.oid}"', "X-Linked-Size": str(len(blob.data))}
-        return 302, None, {**headers, **linked, "Location": f"{self.hub.url}/cdn/{blob.oid}"}
+        return 302, None, {**headers, **linked, "Location": f"{self.hub.files_url}/cdn/{blob.oid}"}
 
 
 def _entry(path: str, blob: Blob) -> dict[str, Any]:

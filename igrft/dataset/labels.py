@@ -81,15 +81,18 @@ class Labels:
         return np.array([int(i) in aside for i in self.episode_indices], dtype=bool)
 
 
-def open_dataset(root_or_dataset: DatasetReader | Path | str) -> DatasetReader:
+def open_dataset(root_or_dataset: DatasetReader | Path | str, *, pictures: bool = True) -> DatasetReader:
     """A reader of what the user names: a folder, a dataset's id on the Hub, or a reader already.
+
+    Args:
+        pictures: whether videos are needed; without them a dataset on the Hub is fetched without its videos.
 
     Raises:
         IgrftError: nothing is there, or no LeRobot v3.0 dataset.
     """
     if isinstance(root_or_dataset, DatasetReader):
         return root_or_dataset
-    return DatasetReader.open(locate(root_or_dataset, what="DATASET"))
+    return DatasetReader.open(locate(root_or_dataset, what="DATASET", pictures=pictures))
 
 
 def load_labels(
@@ -110,7 +113,7 @@ def load_labels(
         UsageError: a column or an episode that the dataset has not.
         IgrftError: files that are missing or disagree with the episodes' table.
     """
-    dataset = open_dataset(root_or_dataset)
+    dataset = open_dataset(root_or_dataset, pictures=False)
     names = _wanted_columns(dataset, columns)
     rows = _wanted_rows(dataset, episodes)
     lengths = dataset.lengths[rows]

@@ -7,16 +7,24 @@ from pathlib import Path
 
 from igrft.errors import IgrftError, UsageError
 
+#: What is fetched for whoever looks at no picture: not the videos, which are nearly all of a dataset.
+_PICTURES = ("videos/*", "images/*")
+#: Pictures of a card that `igrft push` made; nobody's input.
+_CARD_PICTURES = "assets/episode_??????.jpg"
 # The Hub's own rule, plus an optional revision (branch, tag or commit).
 _HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
-def locate(source: str | Path, *, what: str) -> Path:
+def locate(source: str | Path, *, what: str, pictures: bool = True) -> Path:
     """The folder (or file) that ``source`` names; a dataset on the Hub is downloaded into the Hub's cache.
+
+    What is in the cache already is not fetched again; a commit as the revision needs no request at all.
 
     Args:
         source: a path, or ``user/name`` or ``user/name@revision`` on the Hub. A path that exists wins.
         what: how the command line calls this argument, for the message (``"SOURCE"``).
+        pictures: whether videos are needed; without them a dataset on the Hub comes as tables alone. (Pictures that lie
+            in the tables come with them.)
 
     Raises:
         UsageError: neither an existing path nor the shape of a Hub id.
@@ -29,13 +37,14 @@ def locate(source: str | Path, *, what: str) -> Path:
     found = _HUB_ID.fullmatch(text)
     if isinstance(source, Path) or found is None:
         raise UsageError(f"{what} {text!r} does not exist; give an existing folder, or a Hub id like user/name")
-    return _download(found["repo"], found["revision"], text, what)
+    return _download(found["repo"], found["revision"], text, what, pictures)
 
 
-def _download(repo: str, revision: str | None, text: str, what: str) -> Path:
-    from huggingface_hub import snapshot_download
+def _download(repo: str, revision: str | None, text: str, what: str, pictures: bool) -> Path:
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -44,17 +53,33 @@ def _download(repo: str, revision: str | None, text: str, what: str) -> Path:
 
     intro = f"{what} {text!r} is no folder here, and as a dataset of the Hugging Face Hub"
     try:
-        return Path(snapshot_download(repo, repo_type="dataset", revision=revision))
+        left = [_CARD_PICTURES, *(() if pictures else _PICTURES)]
+        return Path(snapshot_download(repo, repo_type="dataset", revision=revision, ignore_patterns=left))
     except GatedRepoError:
         raise IgrftError(f"{intro} it is gated; ask for access on its page and run: hf auth login") from None
     except RepositoryNotFoundError:
         raise IgrftError(f"{intro} it is not found; check the name, or run: hf auth login, if it is private") from None
     except RevisionNotFoundError:
         raise IgrftError(f"{intro} it has no revision {revision!r}; see its branches and tags on its page") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        cause = error.__cause__
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code != 404:
+            status = cause.response.status_code
+            raise IgrftError(
+                f"{intro} it could not be fetched (it answered {status}) and is not in the local cache; try again later"
+            ) from None
+        offline = " (HF_HUB_OFFLINE is set)" if constants.is_offline_mode() else ""
         raise IgrftError(
-            f"{intro} it is not in the local cache and the Hub cannot be reached (is HF_HUB_OFFLINE set?); "
+            f"{intro} it is not in the local cache and the Hub cannot be reached{offline}; "
             "give a folder, or download it on a machine with a network"
+        ) from None
+    except HfHubHTTPError as error:
+        if error.response.status_code != 401:
+            raise IgrftError(
+                f"{intro} it could not be downloaded (it answered {error.response.status_code}); try again later"
+            ) from None
+        raise IgrftError(
+            f"{intro} it cannot be read: the token is not valid; run: hf auth login, or unset HF_TOKEN"
         ) from None
     except Exception as error:  # the Hub's client raises whatever its HTTP library does
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -206,7 +206,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def is_hub_id(path: str | Path) -> bool:
-    """Whether ``path`` can only be the id of a model on the Hub: OWNER/NAME, and no folder of runs here.
+    """Whether ``path`` can only be the id of a model on the Hub: OWNER/NAME or OWNER/NAME@REVISION, and no folder here.
 
     Raises:
         UsageError: it names a folder that is not there.
@@ -215,24 +215,24 @@ def is_hub_id(path: str | Path) -> bool:
     if Path(text).expanduser().exists():
         return False
     owner, slash, name = text.partition("/")
-    if not slash or not re.fullmatch(r"[\w.-]+", name) or owner in _OUR_FOLDERS or Path(owner).is_dir():
+    if not slash or not re.fullmatch(r"[\w.-]+(@[\w./-]+)?", name) or owner in _OUR_FOLDERS or Path(owner).is_dir():
         raise UsageError(f"there is no run or checkpoint at {text!r} yet; train it first, or name another one")
     return True
 
 
-def _download(repo_id: str) -> Path:
-    """A model of the Hub, from the cache where it is there."""
+def _download(name: str) -> Path:
+    """A model of the Hub, at a revision where one is named, from the cache where it is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    repo_id, _, revision = name.partition("@")
+    wanted = ["*.json", "*.safetensors", f"{CRITIC}/*", f"{PRETRAINED}/*"]
     try:
-        return Path(
-            snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors", f"{CRITIC}/*", f"{PRETRAINED}/*"])
-        )
+        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=wanted))
     except (HFValidationError, ValueError):
-        raise UsageError(f"no folder {repo_id!r}, and it is no id of a model on the Hub (OWNER/NAME)") from None
+        raise UsageError(f"no folder {name!r}, and it is no id of a model on the Hub (OWNER/NAME)") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
-            f"no folder {repo_id!r}, and the model could not be fetched from the Hub: "
+            f"no folder {name!r}, and the model could not be fetched from the Hub: "
             f"{' '.join(str(error).split())[:300]}"
         ) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 from igrft.publishing.machine_paths import READABLE, cleaned_file
+from igrft.publishing.model_facts import check_weights
 
 CARD = "README.md"
 #: Where the card's pictures lie in the repository.
@@ -83,6 +84,9 @@ def run_files(run: Path, checkpoint: Path) -> Selection:
     for needed in ("config.json", "model.safetensors"):
         if not (pretrained / needed).is_file():
             raise IgrftError(f"{pretrained} has no {needed}; wait for the run's next checkpoint, or name another one")
+    for folder in (pretrained, checkpoint / "critic"):
+        for weights in sorted(folder.glob("*.safetensors")):
+            check_weights(weights)
     files = [*_under(pretrained, "", every=True), *_under(checkpoint / "critic", "critic", every=True)]
     files += [_sent(name, run / name, every=True) for name in _RUN if (run / name).is_file()]
     return Selection([f for f in files if f.name != CARD], _others(run, {"checkpoints", *_RUN}))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,8 +159,6 @@ def _entries(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _hub_id(value: Any) -> str | None:
     """``owner/name`` where a setting is one; a run's folder (``runs/sft``) is none."""
-    import re
-
     text = str(value or "")
     owner = text.split("/", 1)[0]
     plain = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
@@ -183,19 +183,30 @@ def _example(inputs: list[dict[str, str]]) -> str:
     return "{" + ", ".join([*parts, '"task": ["…"]']) + "}"
 
 
+def check_weights(path: Path) -> None:
+    """Whether a safetensors file is as long as its header says.
+
+    Raises:
+        IgrftError: it is not.
+    """
+    header, start = _header(path)
+    end = max((int(t["data_offsets"][1]) for n, t in header.items() if n != "__metadata__"), default=0)
+    if path.stat().st_size != start + end:
+        raise IgrftError(f"{path} is cut short; take another checkpoint")
+
+
 def _count(path: Path) -> str:
     """Numbers of weights, from the header alone: ``3.6 B``, ``0.42 M``."""
+    header, _ = _header(path)
+    total = sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+    return f"{total / 1e9:.1f} B" if total >= 1e9 else f"{total / 1e6:.3g} M"
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of its tensors, and where they begin."""
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, 100_000_000)))
+            return dict(json.loads(stream.read(min(length, 100_000_000)))), 8 + length
     except (OSError, ValueError, struct.error):
         raise IgrftError(f"{path} cannot be read; take another checkpoint") from None
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            size = 1
-            for n in tensor.get("shape", ()):
-                size *= int(n)
-            total += size
-    return f"{total / 1e9:.1f} B" if total >= 1e9 else f"{total / 1e6:.3g} M"

@@ -162,6 +162,7 @@ def push(
         refuse_neither(folder)
     template = None if card is None else find_card(card)
     words = {"repo_id": repo_id, "revision": revision, "title": title or repo_id.split("/")[1]}
+    dataset = open_dataset(dataset_or_run) if run is None else None
     repository: Repository | None = None
     if not dry_run:
         kind = "dataset" if run is None else "model"
@@ -170,8 +171,7 @@ def push(
     if run is not None:
         plan, text = _model_plan(run, template, words, license, tags)
         beside = run.run / "card"
-    else:
-        dataset = open_dataset(dataset_or_run)
+    elif dataset is not None:
         _refuse_invalid(dataset, decode, progress, say)
         plan, text = _dataset_plan(dataset, template, words, license, tags)
         beside = (
@@ -252,13 +252,13 @@ def _model_plan(
     run: RunCheckpoint, template: Path | None, words: dict[str, str], license: str | None, tags: tuple[str, ...]
 ) -> tuple[PushPlan, str]:
     notes: list[str] = []
+    selection = run_files(run.run, run.checkpoint)
     facts = model_facts(run, words["repo_id"]) | words
     facts |= {"license": license, "license_text": licence_text(license) if license else ""}
     template = template or find_card("model")
     text = render(template, model_card_data(facts, title=words["title"], license=license, tags=list(tags)), facts)
     if not license and template.suffix == ".j2":
         notes.append("no licence is stated, so that nobody may use it; state one with --license")
-    selection = run_files(run.run, run.checkpoint)
     return _plan("model", words, list(selection.files), selection, text, notes, None), text
 
 

@@ -60,7 +60,7 @@ def inspect(dataset: DatasetReader | Path | str) -> Inspection:
     Raises:
         IgrftError: it is not one, or its files disagree with its metadata (``igrft validate`` says where).
     """
-    dataset = open_dataset(dataset)
+    dataset = open_dataset(dataset, pictures=False)
     rows = summarise(dataset)
     return Inspection(rows, _totals(dataset, rows))
 

@@ -128,7 +128,7 @@ def _pipeline(recipe: Recipe) -> Pipeline:
     if settings.pipeline is not None:
         return load_pipeline(settings.pipeline, settings.overrides)
     entry = recipe.datasets[0]
-    root = open_dataset(entry.root or str(entry.repo_id)).root
+    root = open_dataset(entry.root or str(entry.repo_id), pictures=False).root
     path = root / IGRFT
     if not path.is_file():
         raise UsageError(f"{root} has no {IGRFT} that names its pipeline; give --rounds.pipeline=NAME")

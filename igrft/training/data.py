@@ -118,7 +118,7 @@ class TrainingData:
             IgrftError: data that it cannot be run on; see :mod:`igrft.training.checks`.
         """
         checks.check_recipe(recipe)
-        readers = [open_dataset(entry.root or str(entry.repo_id)) for entry in recipe.datasets]
+        readers = [open_dataset(e.root or str(e.repo_id), pictures=image_policy) for e in recipe.datasets]
         cameras = [cameras_with_files(r) if image_policy else [] for r in readers]
         for reader, seen in zip(readers, cameras, strict=True):
             if image_policy and not seen:

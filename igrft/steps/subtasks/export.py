@@ -28,7 +28,7 @@ def export_subtasks(source: str | Path, file: Path, *, overwrite: bool = False) 
     """
     if file.exists() and not overwrite:
         raise IgrftError(f"{file} exists; name another FILE or give --overwrite")
-    dataset = DatasetReader.open(locate(source, what="DATASET"))
+    dataset = DatasetReader.open(locate(source, what="DATASET", pictures=False))
     if not has_existing(dataset):
         raise IgrftError(f"{dataset.root} has no subtask labels; run: igrft annotate {dataset.root} TARGET")
     spelling = next((n for n in c.SUCCESS_SPELLINGS if n in dataset.features), None)
