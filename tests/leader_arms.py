@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from dynamixel_emulator import Emulator
+from dynamixel_emulator import SYNC_READ, Emulator
 
 from igrft.teleoperators.dynamixel_leader import (
     BiDynamixelLeader,
@@ -35,3 +37,15 @@ def two(left: Emulator, right: Emulator, folder: Path, **options: Any) -> BiDyna
     return BiDynamixelLeader(
         BiDynamixelLeaderConfig(id="test", calibration_dir=folder, left_arm_config=arms[0], right_arm_config=arms[1])
     )
+
+
+def unplug_after(emulator: Emulator, count: int, instruction: int = SYNC_READ) -> None:
+    """Pull the cable when so many instructions were heard, from now on."""
+    start = len(emulator.heard)
+
+    def watch() -> None:
+        while sum(i == instruction for i, _ in emulator.heard[start:]) < count:
+            time.sleep(0.002)
+        emulator.unplug()
+
+    threading.Thread(target=watch, daemon=True).start()

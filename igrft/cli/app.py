@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from igrft.cli import demo, evaluation, publishing, rollouts, serving, simulation, subtasks
+from igrft.cli import demo, evaluation, publishing, record, rollouts, serving, simulation, subtasks
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 from igrft.extras import require
@@ -33,7 +33,7 @@ def _global(
 
         typer.echo(f"igrft {igrft.__version__}")
         raise typer.Exit
-    takes_overrides = {"convert", "annotate", "train", "rollout", "eval", "report"}
+    takes_overrides = {"convert", "annotate", "record", "train", "rollout", "eval", "report"}
     if ctx.obj and ctx.invoked_subcommand not in takes_overrides:
         raise UsageError(f"'igrft {ctx.invoked_subcommand}' takes no dotted options, got --{ctx.obj[0]}")
 
@@ -136,7 +136,7 @@ def annotate(
     if dry_run:
         from igrft.pipeline.dry_run import dry_run as look
 
-        found = look(source, target, pipeline=pipeline, overrides=overrides, output=output)
+        found = look(source, target, pipeline=pipeline, overrides=overrides, overwrite=overwrite, output=output)
         typer.echo(dump(found.to_json()) if as_json else found.to_text())
         return 0
     if output is not None:
@@ -303,6 +303,7 @@ def _numbers(text: str) -> list[int]:
     return found
 
 
+record.register(app)
 rollouts.register(app)
 evaluation.register(app)
 serving.register(app)

@@ -121,7 +121,7 @@ def rollout(
         )
         stack.callback(recorder.close)
         collector = _Collector(recipe, body, engine, human, recorder, say)
-        with _signals(collector.stop):
+        with stop_on_signals(collector.stop):
             collector.go()
         recorder.close()
         return RolloutResult(target, list(recorder.facts), recorder.episodes >= settings.episodes, notices)
@@ -311,7 +311,7 @@ class _Collector:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and the first Ctrl-C end the round after its step; what is complete is kept."""
     if threading.current_thread() is not threading.main_thread():
         yield

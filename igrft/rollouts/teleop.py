@@ -65,6 +65,11 @@ class TeleopHuman(KeysHuman):
         self._has_events = hasattr(teleop, "get_teleop_events") and teleop.name not in _MOVING_KEYS
         self._held = False
 
+    @property
+    def device(self) -> Any:
+        """LeRobot's teleoperator."""
+        return self._teleop
+
     def events(self) -> list[Event]:
         """Keys, and a gamepad's buttons: it drives while its button for intervention is held."""
         return super().events() + (self._buttons() if self._has_events else [])

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dynamixel_emulator import SYNC_READ, SYNC_WRITE, Emulator, arm
-from leader_arms import fields
+from leader_arms import fields, unplug_after
 from lerobot.datasets import LeRobotDataset
 from mock_robot import camera, two_arms
 from value_runs import tiny_checkpoint
@@ -53,18 +51,6 @@ def settings(arms: tuple[Emulator, Emulator], folder: Path) -> dict[str, Any]:
         "left_arm_config": left,
         "right_arm_config": right,
     }
-
-
-def unplug_after(emulator: Emulator, count: int, instruction: int = SYNC_READ) -> None:
-    """Pull the cable when so many instructions were heard, from now on."""
-    start = len(emulator.heard)
-
-    def watch() -> None:
-        while sum(i == instruction for i, _ in emulator.heard[start:]) < count:
-            time.sleep(0.002)
-        emulator.unplug()
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def as_options(prefix: str, tree: dict[str, Any]) -> list[str]:

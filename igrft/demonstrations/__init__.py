@@ -1,0 +1,1 @@
+"""Recording demonstrations by teleoperation, through LeRobot's own recorder."""
