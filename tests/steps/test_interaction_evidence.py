@@ -108,8 +108,8 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, tuple[DatasetRe
         pictures, masks = arm_before_a_wall(thing=thing)
         (root / "masks").mkdir()
         np.save(root / "masks/episode_000000.npy", masks)
-        step = Interaction(robot_mask="folder", mask_path=str(root / "masks"), camera_motion="static")
-        made[thing] = picture_set(root / "set", [pictures]), step
+        masked = Interaction(robot_mask="folder", mask_path=str(root / "masks"), camera_motion="static")
+        made[thing] = picture_set(root / "set", [pictures]), dataclasses.replace(masked, change_threshold=3.0)
     return made
 
 

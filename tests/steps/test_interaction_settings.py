@@ -149,11 +149,35 @@ def test_a_threshold_off_the_ladder_joins_it() -> None:
         ({"reference_fps": 0.0}, "reference_fps must be positive or null"),
         ({"min_inlier_share": 1.5}, "min_inlier_share is a share"),
         ({"close_gaps": -1}, "close_gaps must not be negative"),
+        ({"mask_every": 0}, "mask_every must be at least 1"),
+        ({"mask_every": 101}, "mask_every must be at most 100, got 101"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Interaction(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["exemplar", "roboengine", "sam3", "grounded_sam2"])
+def test_thresholds_of_masks_that_are_found_are_probabilities(source: str) -> None:
+    def step(**changed: object) -> Interaction:
+        return Interaction(robot_mask=source, mask_path="painted", **changed)  # type: ignore[arg-type]
+
+    for threshold in (0, 1, 127, -3, float("nan")):
+        with pytest.raises(UsageError, match=f"mask_threshold is a probability where robot_mask: {source} finds"):
+            step(mask_threshold=threshold)
+    for score in (-0.1, 1.1, 50, float("nan")):
+        with pytest.raises(UsageError, match="mask_score is a confidence from 0 to 1"):
+            step(mask_score=score)
+    for good in (0.01, 0.5, 0.99):
+        step(mask_threshold=good, mask_score=good)
+    step(mask_score=0.0), step(mask_score=1.0)
+    # Given masks have units of their own.
+    Interaction(robot_mask="folder", mask_path="masks", mask_threshold=127)
+
+
+def test_by_default_pixels_are_counted_as_the_paper_does() -> None:
+    assert Interaction().change_threshold == 0 == InteractionCounts().change_threshold
 
 
 def test_refusals_before_any_work(tmp_path: Path) -> None:

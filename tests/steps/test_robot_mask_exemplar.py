@@ -23,6 +23,7 @@ from igrft.steps.interaction.robot_mask import RobotMask
 from igrft.steps.interaction.robot_mask.carry import overlap
 from igrft.steps.interaction.robot_mask.exemplar import learn
 from igrft.steps.interaction.robot_mask.features import WIDTH, pixel_features
+from igrft.steps.interaction.robot_mask.given import Exemplar, read_exemplar
 from igrft.steps.interaction.robot_mask.network import train
 from igrft.steps.interaction.robot_mask.packed import anchors, unpack
 
@@ -118,8 +119,9 @@ def test_another_painted_frame_redoes_the_masks_and_a_plain_rerun_nothing(
 
 def test_what_is_refused(arms: DatasetReader, tmp_path: Path) -> None:
     def refusal(folder: Path) -> str:
+        """Before any work: `resolve` says it, where no step has spent anything yet."""
         with pytest.raises(IgrftError) as caught:
-            found_masks(arms, Interaction(robot_mask="exemplar", mask_path=str(folder)), row=0)
+            Interaction(robot_mask="exemplar", mask_path=str(folder)).resolve(arms)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -131,6 +133,8 @@ def test_what_is_refused(arms: DatasetReader, tmp_path: Path) -> None:
     assert "there is no episode 7" in refusal(paint(tmp_path / "episode", (7, 0)))
     assert "has 8 frames" in refusal(paint(tmp_path / "frame", (0, 8)))
     assert "shows no robot" in refusal(paint(tmp_path / "black", (0, 0), value=0))
+    write_mask(tmp_path / "white", np.full((240, 320), 255, np.uint8))
+    assert "shows nothing but robot" in refusal(tmp_path / "white")
     folder = paint(tmp_path / "size", (0, 0))
     cv2.imwrite(str(folder / "episode_000000/000000.png"), np.zeros((24, 32), np.uint8))
     assert "is 32x24 and observation.images.front is 320x240" in refusal(folder)
@@ -138,6 +142,51 @@ def test_what_is_refused(arms: DatasetReader, tmp_path: Path) -> None:
     assert "is not a picture" in refusal(folder)
     (folder / "episode_000000/000000.png").rename(folder / "episode_000000/first.png")
     assert "names no frame" in refusal(folder)
+
+
+def write_mask(folder: Path, picture: np.ndarray) -> Exemplar:
+    """A picture as what somebody painted of frame 0 of episode 0."""
+    path = folder / "episode_000000/000000.png"
+    path.parent.mkdir(parents=True)
+    assert cv2.imwrite(str(path), picture)
+    return Exemplar(path, 0, 0)
+
+
+def test_white_paint_on_the_photograph_itself_is_refused(arms: DatasetReader, tmp_path: Path) -> None:
+    picture, robot = scene(7)
+    picture = picture[..., ::-1].copy()
+    picture[robot] = 255
+    write_mask(tmp_path / "photo", picture)
+    with pytest.raises(IgrftError, match=r"000000\.png: a mask is black and white: \d\d% of this picture is neither"):
+        Interaction(robot_mask="exemplar", mask_path=str(tmp_path / "photo")).resolve(arms)
+    half = np.dstack([picture, np.where(robot, 128, 0).astype(np.uint8)])  # a brush that covers half
+    write_mask(tmp_path / "half", half)
+    with pytest.raises(IgrftError, match="a mask is black and white"):
+        Interaction(robot_mask="exemplar", mask_path=str(tmp_path / "half")).resolve(arms)
+
+
+def test_a_soft_outline_is_no_photograph(tmp_path: Path) -> None:
+    robot = scene(0)[1]
+    soft = cv2.GaussianBlur(robot.astype(np.uint8) * 255, (5, 5), 0)
+    found = read_exemplar(write_mask(tmp_path, soft), CAMERA, (320, 240))
+    assert overlap(found, robot) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("colour", ["black", "white", "photograph"])
+def test_of_a_transparent_picture_robot_is_what_is_opaque(tmp_path: Path, colour: str, dtype: type) -> None:
+    picture, robot = scene(0)
+    most = np.iinfo(dtype).max
+    below = {"black": np.zeros_like(picture), "white": np.full_like(picture, 255), "photograph": picture}[colour]
+    layers = np.dstack([below, np.where(robot, 255, 0).astype(np.uint8)]).astype(dtype) * dtype(most // 255)
+    found = read_exemplar(write_mask(tmp_path / "layer", layers), CAMERA, (320, 240))
+    assert np.array_equal(found, robot)
+
+
+def test_a_picture_with_nothing_transparent_is_read_by_its_colours(tmp_path: Path) -> None:
+    robot = scene(0)[1]
+    layers = np.dstack([robot.astype(np.uint8) * 255] * 3 + [np.full((240, 320), 255, np.uint8)])
+    assert np.array_equal(read_exemplar(write_mask(tmp_path, layers), CAMERA, (320, 240)), robot)
 
 
 def test_features_of_a_flat_picture() -> None:

@@ -7,6 +7,7 @@ import re
 from igrft.columns import IMAGE_PREFIX
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, NotApplicable, did_you_mean
+from igrft.steps.base import StepDefaults
 
 # Names of cameras that ride on the robot, as public datasets have them.
 _RIDES = re.compile(r"wrist|hand|gripper|eef|effector|flange|palm|finger|tool", re.IGNORECASE)
@@ -45,3 +46,26 @@ def choose_camera(dataset: DatasetReader, wanted: str | None) -> str:
         raise NotApplicable(f"{dataset.root.name} has no camera with files, so step 'interaction' is left out")
     scenes = [k for k in with_files if not _NO_SCENE.search(k)] or with_files
     return next((k for k in scenes if not rides_on_robot(k)), scenes[0])
+
+
+class LooksThroughCamera(StepDefaults):
+    """What the heavy steps share: each decodes one camera."""
+
+    camera: str | None
+    threads: int
+
+    @property
+    def heavy(self) -> bool:
+        return True
+
+    def known_camera(self) -> str:
+        """The camera; only a step that was resolved against a dataset has one."""
+        if self.camera is None:
+            raise IgrftError("step 'interaction' has no camera yet: call resolve(dataset) first")
+        return self.camera
+
+    def limit_threads(self) -> None:
+        """A worker is one core: OpenCV's own threads would fight with the other workers'."""
+        import cv2
+
+        cv2.setNumThreads(max(self.threads, 1))

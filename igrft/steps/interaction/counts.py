@@ -14,8 +14,8 @@ import numpy as np
 from igrft.dataset.decoders import FASTEST
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import Backend, episode_frames, picture_size
-from igrft.errors import IgrftError
-from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
+from igrft.steps.base import Episode, EpisodeLabels, Labeller
+from igrft.steps.interaction.camera import LooksThroughCamera
 from igrft.steps.interaction.evidence import Look
 from igrft.steps.interaction.flow import RAFT_NAMES, FlowEstimator, Precision, make_flow
 from igrft.steps.interaction.masks import Keep, feature_masks, folder_facts, folder_masks
@@ -48,7 +48,7 @@ _SAME = 0.05
 
 
 @dataclass(frozen=True)
-class InteractionCounts(StepDefaults):
+class InteractionCounts(LooksThroughCamera):
     """Stages, for each frame f, ``sum_uv (1 - M(f)) [|F(f)|^2 > delta]`` for a ladder of delta.
 
     F(f) is the flow from frame f to f + 1, M(f) the robot's mask; the last frame repeats the one
@@ -88,15 +88,11 @@ class InteractionCounts(StepDefaults):
     mask_resize: bool = False
     mask_threshold: float | None = None
     mask_grow: float = 0.0
-    change_threshold: float = 3.0
+    change_threshold: float = 0.0
     reference_fps: float | None = 30.0
     ladder: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
     video_backend: Backend = "auto"
     threads: int = 1
-
-    @property
-    def heavy(self) -> bool:
-        return True
 
     @property
     def max_workers(self) -> int | None:
@@ -157,10 +153,7 @@ class InteractionCounts(StepDefaults):
             published_weights(self.flow)
 
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
-        import cv2
-
-        # A worker is one core: OpenCV's own threads would fight with the other workers'.
-        cv2.setNumThreads(max(self.threads, 1))
+        self.limit_threads()
         estimator = self.estimator()
         return lambda episode: self.count(episode, estimator)
 
@@ -230,12 +223,6 @@ class InteractionCounts(StepDefaults):
                 staged[ROBOT] = robots
             facts["mask"] = mask_facts(coverage, agreement)
         return EpisodeLabels(staged=staged, record={FACTS: facts})
-
-    def known_camera(self) -> str:
-        """The camera; only a step that was resolved against a dataset has one."""
-        if self.camera is None:
-            raise IgrftError("step 'interaction' has no camera yet: call resolve(dataset) first")
-        return self.camera
 
     def pictures(self, episode: Episode, size: tuple[int, int], estimator: FlowEstimator) -> Iterator[np.ndarray]:
         """The camera's pictures as the estimator wants them."""

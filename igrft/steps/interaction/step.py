@@ -18,12 +18,16 @@ from igrft.steps.interaction.counts import InteractionCounts
 from igrft.steps.interaction.flow import PRECISIONS, RAFT_NAMES, Precision, refuse_unknown_flow
 from igrft.steps.interaction.masks import refuse_no_folder
 from igrft.steps.interaction.motion import STILL
-from igrft.steps.interaction.robot_mask.given import find_exemplars, row_of
+from igrft.steps.interaction.robot_mask.given import refuse_bad_exemplars
 from igrft.steps.interaction.robot_mask.protocol import EXEMPLAR, SEGMENTERS
 from igrft.steps.interaction.robot_mask.step import RobotMask
+from igrft.steps.interaction.robot_mask.weights import public_name
 from igrft.steps.interaction.threshold import CameraMotion, InteractionThreshold
 
 RobotMaskSource = Literal["none", "feature", "folder", "exemplar", "roboengine", "sam3", "grounded_sam2"]
+
+#: Frames from one mask that is found to the next.
+_MOST_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,19 @@ class Interaction(StepDefaults):
             a few frames that a person painted, ``mask_path``, see
             :mod:`igrft.steps.interaction.robot_mask.given`), ``roboengine``, ``sam3`` or ``grounded_sam2``.
         mask_resize: accept given masks of another size than the camera's pictures.
-        mask_threshold: above it a mask is robot, in the mask's units; unset, half of "robot". Of what is found, a
-            probability.
+        mask_threshold: above it a mask is robot, in the mask's units; unset, half of "robot". Of masks that are found
+            it is a probability, between 0 and 1; ``roboengine`` has its own.
         mask_grow: reference pixels around the robot that are taken for robot too: its flow bleeds over its edge.
         change_threshold: where there is a robot mask, a pixel counts only where the picture changes around it, by so
             many gray levels more than it does elsewhere: the robot's flow also bleeds far over what is plain, see
-            :mod:`igrft.steps.interaction.evidence`. 0 counts as Eq. 1 stands.
-        mask_every: masks are found on every n-th frame, and carried to those between by the flow.
+            :mod:`igrft.steps.interaction.evidence`. 0, the default, counts as Eq. 1 stands; 3 is recommended where
+            there are masks and the background is plain (docs/interaction.md). It is ours, not the paper's.
+        mask_every: masks are found on every n-th frame, and carried to those between by the flow. At most 100: the
+            flow of so many frames is held in memory, 60 MB at 320x240.
         mask_model: folder or Hub id of the weights that find masks; unset, the source's own.
         mask_detector: the same of the detector of ``grounded_sam2``.
         mask_prompt: what the models look for.
-        mask_score: least confidence of what they find; unset, the model's own.
+        mask_score: least confidence of what ``sam3`` and ``grounded_sam2`` find, 0 to 1; unset, the model's own.
         mask_height: lines of the pictures that masks are found on, never enlarged; unset, 240 for ``exemplar``, 480
             for models.
         mask_batch: pictures that masks are found on at a time.
@@ -103,7 +109,7 @@ class Interaction(StepDefaults):
     mask_resize: bool = False
     mask_threshold: float | None = None
     mask_grow: float = 0.0
-    change_threshold: float = 3.0
+    change_threshold: float = 0.0
     mask_every: int = 5
     mask_model: str | None = None
     mask_detector: str | None = None
@@ -156,6 +162,13 @@ class Interaction(StepDefaults):
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"step 'interaction': {name} must be at least {least}, got {getattr(self, name)}")
+        if self.mask_every > _MOST_EVERY:
+            raise UsageError(
+                f"step 'interaction': mask_every must be at most {_MOST_EVERY}, got {self.mask_every}: no mask can be "
+                "carried that far, and the flow on the way is held in memory"
+            )
+        if self.robot_mask in SEGMENTERS:
+            self._refuse_no_probability()
         for name in ("pixel_threshold", "shortest_phase", "close_gaps", "mask_grow", "change_threshold"):
             if getattr(self, name) < 0:
                 raise UsageError(f"step 'interaction': {name} must not be negative, got {getattr(self, name)}")
@@ -171,6 +184,16 @@ class Interaction(StepDefaults):
                 f"step 'interaction': motion_threshold must be at least {STILL}, got {self.motion_threshold}: less is "
                 "not measured"
             )
+
+    def _refuse_no_probability(self) -> None:
+        """The thresholds of masks that are found; of given masks they are in the masks' own units."""
+        if self.mask_threshold is not None and not 0 < self.mask_threshold < 1:
+            raise UsageError(
+                f"step 'interaction': mask_threshold is a probability where robot_mask: {self.robot_mask} finds the "
+                f"masks: above 0 and below 1, got {self.mask_threshold}"
+            )
+        if self.mask_score is not None and not 0 <= self.mask_score <= 1:
+            raise UsageError(f"step 'interaction': mask_score is a confidence from 0 to 1, got {self.mask_score}")
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -188,12 +211,17 @@ class Interaction(StepDefaults):
             kinds = (RobotMask, *kinds)
         return tuple(kind(**{f.name: settings[f.name] for f in dataclasses.fields(kind)}) for kind in kinds)
 
+    def recorded(self) -> dict[str, Any]:
+        """As the pipeline file has them; of a folder of weights only the last part, ids of the Hub whole."""
+        own = super().recorded()
+        return own | {name: public_name(own[name]) for name in ("mask_model", "mask_detector")}
+
     def resolve(self, dataset: DatasetReader) -> Interaction:
         """Choose the camera, and refuse what cannot work on this dataset.
 
         Raises:
-            IgrftError: unknown camera, camera or mask feature without files, no folder of masks, no painted frame,
-                no file of weights, decord on AV1.
+            IgrftError: unknown camera, camera or mask feature without files, no folder of masks, painted frames that
+                cannot be learned from, no file of weights, decord on AV1.
         """
         camera = choose_camera(dataset, self.camera)
         if self.robot_mask == "feature":
@@ -208,8 +236,7 @@ class Interaction(StepDefaults):
         if self.robot_mask == "folder":
             refuse_no_folder(self.mask_path)
         if self.robot_mask == EXEMPLAR:
-            for exemplar in find_exemplars(Path(str(self.mask_path))):
-                row_of(dataset, exemplar)
+            refuse_bad_exemplars(dataset, camera, Path(str(self.mask_path)))
         if self.flow in RAFT_NAMES and self.raft_weights is not None:
             from igrft.steps.interaction.raft import refuse_missing_weights
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import frames_at, picture_size
-from igrft.errors import IgrftError
 from igrft.steps.interaction.robot_mask.features import pixel_features
-from igrft.steps.interaction.robot_mask.given import find_exemplars, read_exemplar, row_of
+from igrft.steps.interaction.robot_mask.given import find_exemplars, read_exemplar, refuse_one_sided, row_of
 from igrft.steps.interaction.robot_mask.network import Network, train
 from igrft.steps.interaction.scale import flow_size
 
@@ -68,9 +67,7 @@ def learn(dataset: DatasetReader, camera: str, folder: Path, height: int, thresh
         features.append(pixel_features(picture)[take])
         labels.append(mask.reshape(-1)[take])
     known = np.concatenate(labels)
-    if known.all() or not known.any():
-        what = "nothing but robot" if known.all() else "no robot"
-        raise IgrftError(f"robot_mask: exemplar: {folder} shows {what}; paint the robot white, the rest black")
+    refuse_one_sided(set(np.unique(known).tolist()), folder)
     return PixelClassifier(train(np.concatenate(features), known), threshold)
 
 

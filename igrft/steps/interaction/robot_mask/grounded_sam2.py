@@ -14,8 +14,8 @@ import numpy as np
 from igrft.steps.interaction.robot_mask.pretrained import Pretrained
 from igrft.steps.interaction.robot_mask.protocol import GROUNDED_SAM2, SegmenterSettings
 
-_MODEL = "facebook/sam2.1-hiera-large"
-_DETECTOR = "IDEA-Research/grounding-dino-base"
+MODEL = "facebook/sam2.1-hiera-large"
+DETECTOR = "IDEA-Research/grounding-dino-base"
 #: Confidence that the detector's authors cut at.
 _SCORE = 0.35
 
@@ -29,14 +29,14 @@ class GroundedSam2:
             setting="mask_detector",
             model="GroundingDinoForObjectDetection",
             processor="GroundingDinoProcessor",
-            name=settings.detector or _DETECTOR,
+            name=settings.detector or DETECTOR,
             **common,
         )
         self._segmenter = Pretrained(
             setting="mask_model",
             model="Sam2Model",
             processor="Sam2Processor",
-            name=settings.model or _MODEL,
+            name=settings.model or MODEL,
             **common,
         )
         self._score = _SCORE if settings.score is None else settings.score

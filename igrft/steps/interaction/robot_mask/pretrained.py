@@ -9,6 +9,7 @@ from typing import Any
 from igrft.errors import IgrftError
 from igrft.extras import require
 from igrft.models.devices import accelerator
+from igrft.steps.interaction.robot_mask.weights import first_line, how_to_give
 
 
 class Pretrained:
@@ -51,10 +52,7 @@ class Pretrained:
         self.device = accelerator() if device == "auto" else device
         if self.device == "cpu":
             torch.set_num_threads(max(threads, 1))
-        hint = (
-            f"give {setting} a folder that holds them, or an id on the Hub that is cached or that you may download "
-            "(hf auth login where it is gated)"
-        )
+        hint = how_to_give(setting)
         try:
             self.processor = getattr(transformers, processor).from_pretrained(name)
             self.model, facts = getattr(transformers, model).from_pretrained(name, output_loading_info=True)
@@ -85,9 +83,3 @@ class Pretrained:
     def inputs(self, **given: Any) -> Any:
         """What the processor makes of pictures and text, on the model's device."""
         return self.processor(**given, return_tensors="pt").to(self.device)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error, not too long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

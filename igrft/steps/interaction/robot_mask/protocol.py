@@ -11,6 +11,7 @@ import numpy as np
 
 from igrft.dataset.reader import DatasetReader
 from igrft.extras import require
+from igrft.steps.interaction.robot_mask.weights import refuse_no_weights
 
 EXEMPLAR = "exemplar"
 ROBOENGINE = "roboengine"
@@ -74,6 +75,25 @@ def refuse_missing_package(source: str) -> None:
         refuse_missing()
     elif source in MODELS:
         require(f"robot_mask: {source}", "train")
+
+
+def refuse_missing_weights(source: str, model: str | None, detector: str | None) -> None:
+    """Raise IgrftError where weights of a model of ``transformers`` are not to be had. Loads none of them.
+
+    Args:
+        model, detector: folder or Hub id; None is the source's own.
+    """
+    wanted: dict[str, str] = {}
+    if source == SAM3:
+        from igrft.steps.interaction.robot_mask import sam3
+
+        wanted = {"mask_model": model or sam3.MODEL}
+    elif source == GROUNDED_SAM2:
+        from igrft.steps.interaction.robot_mask import grounded_sam2
+
+        wanted = {"mask_detector": detector or grounded_sam2.DETECTOR, "mask_model": model or grounded_sam2.MODEL}
+    for setting, name in wanted.items():
+        refuse_no_weights(source, setting, name)
 
 
 def make_segmenter(settings: SegmenterSettings, dataset: DatasetReader, height: int) -> Segmenter:

@@ -5,7 +5,9 @@ It is source only, with weights on the Hub (``michaelyuanqwq/roboengine-sam``), 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +15,8 @@ import numpy as np
 
 from igrft.errors import IgrftError, UsageError
 from igrft.models.devices import accelerator
-from igrft.steps.interaction.robot_mask.pretrained import first_line
 from igrft.steps.interaction.robot_mask.protocol import SegmenterSettings
+from igrft.steps.interaction.robot_mask.weights import first_line
 
 _INSTALL = (
     "run: git clone https://github.com/michaelyuancb/roboengine && pip install -e ./roboengine "
@@ -28,6 +30,9 @@ class RoboEngine:
 
     ``gen_video`` is told to look for the robot in every picture (``anchor_frequency=1``): these are pictures some way
     apart, which is not what its tracking between anchors is for.
+
+    It has its own thresholds: ``mask_threshold`` and ``mask_score`` say nothing to it. What it prints goes to standard
+    error, since standard output is for what a command answers.
     """
 
     def __init__(self, settings: SegmenterSettings) -> None:
@@ -37,7 +42,8 @@ class RoboEngine:
             # Spelt as its interface spells it.
             options["sam_versoin"] = settings.model
         try:
-            self._model = model(**options)
+            with _aside():
+                self._model = model(**options)
         except Exception as error:
             weights = settings.model or "michaelyuanqwq/roboengine-sam"
             raise IgrftError(
@@ -47,7 +53,8 @@ class RoboEngine:
         self._prompt = settings.prompt
 
     def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        masks = self._model.gen_video(list(frames), prompt=self._prompt, anchor_frequency=1)
+        with _aside():
+            masks = self._model.gen_video(list(frames), prompt=self._prompt, anchor_frequency=1)
         return np.asarray(masks) > 0.5
 
 
@@ -59,8 +66,13 @@ def refuse_missing() -> None:
 
 def _class() -> Any:
     try:
-        from robo_engine.infer_engine import RoboEngineRobotSegmentation
+        with _aside():
+            from robo_engine.infer_engine import RoboEngineRobotSegmentation
     except ImportError as error:
         missing = f"the package {error.name!r}" if error.name else f"its packages ({first_line(error)})"
         raise IgrftError(f"robot_mask: roboengine needs {missing}, which is not installed; {_INSTALL}") from None
     return RoboEngineRobotSegmentation
+
+
+def _aside() -> contextlib.AbstractContextManager[object]:
+    return contextlib.redirect_stdout(sys.stderr)

@@ -9,7 +9,7 @@ import numpy as np
 from igrft.steps.interaction.robot_mask.pretrained import Pretrained
 from igrft.steps.interaction.robot_mask.protocol import SAM3, SegmenterSettings
 
-_MODEL = "facebook/sam3"
+MODEL = "facebook/sam3"
 #: Confidence that its authors cut at.
 _SCORE = 0.5
 #: CLIP's pooled text and the last level of the pyramid are thrown away, and SAM 3.1 comes without them.
@@ -25,7 +25,7 @@ class Sam3:
             setting="mask_model",
             model="Sam3Model",
             processor="Sam3Processor",
-            name=settings.model or _MODEL,
+            name=settings.model or MODEL,
             device=settings.device,
             threads=settings.threads,
             unused=_UNUSED,

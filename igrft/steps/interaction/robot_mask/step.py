@@ -11,7 +11,8 @@ import numpy as np
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import picture_size, stream_at
 from igrft.errors import IgrftError
-from igrft.steps.base import Episode, EpisodeLabels, Labeller, StepDefaults
+from igrft.steps.base import Episode, EpisodeLabels, Labeller
+from igrft.steps.interaction.camera import LooksThroughCamera
 from igrft.steps.interaction.overlap import ahead, on_gpu
 from igrft.steps.interaction.robot_mask.given import exemplars_digest
 from igrft.steps.interaction.robot_mask.packed import anchors, pack
@@ -19,11 +20,15 @@ from igrft.steps.interaction.robot_mask.protocol import (
     EXEMPLAR,
     GROUNDED_SAM2,
     MODELS,
+    ROBOENGINE,
+    SAM3,
     Segmenter,
     SegmenterSettings,
     make_segmenter,
     refuse_missing_package,
+    refuse_missing_weights,
 )
+from igrft.steps.interaction.robot_mask.weights import weights_identity
 from igrft.steps.interaction.scale import flow_size
 
 #: Staged: packed masks.
@@ -34,7 +39,7 @@ _MODEL_HEIGHT = 480
 
 
 @dataclass(frozen=True)
-class RobotMask(StepDefaults):
+class RobotMask(LooksThroughCamera):
     """Stages the robot's mask of every ``mask_every``-th frame and of the last.
 
     Staged, T frames:
@@ -46,6 +51,8 @@ class RobotMask(StepDefaults):
     """
 
     type: ClassVar[str] = "robot_mask"
+    #: 2: of a painted picture that is transparent somewhere, robot is what is opaque.
+    version: ClassVar[int] = 2
 
     camera: str | None = None
     robot_mask: str = EXEMPLAR
@@ -62,10 +69,6 @@ class RobotMask(StepDefaults):
     threads: int = 1
 
     @property
-    def heavy(self) -> bool:
-        return True
-
-    @property
     def max_workers(self) -> int | None:
         """One process holds a large model; a classifier fits into each."""
         return 1 if self.robot_mask in MODELS else None
@@ -80,30 +83,38 @@ class RobotMask(StepDefaults):
         return self.mask_height or _HEIGHTS.get(self.robot_mask, _MODEL_HEIGHT)
 
     def settings(self) -> dict[str, Any]:
-        """Only what changes masks: not the device, batch or threads, nor settings of other sources."""
-        found = {
+        """Only what changes masks: not the device, batch or threads, nor settings that the source does not read.
+
+        A folder of weights stands with its content: moved it is the same, with other weights it is not.
+        """
+        found: dict[str, Any] = {
             "camera": self.camera,
             "robot_mask": self.robot_mask,
             "every": self.mask_every,
             "height": self.height,
-            "threshold": self.mask_threshold,
         }
+        if self.robot_mask != ROBOENGINE:
+            found["threshold"] = self.mask_threshold
         if self.robot_mask == EXEMPLAR:
             found["exemplars"] = exemplars_digest(Path(str(self.mask_path)))
         else:
-            found |= {"model": self.mask_model, "prompt": self.mask_prompt, "score": self.mask_score}
+            found |= {"model": weights_identity(self.mask_model), "prompt": self.mask_prompt}
+        if self.robot_mask in (SAM3, GROUNDED_SAM2):
+            found["score"] = self.mask_score
         if self.robot_mask == GROUNDED_SAM2:
-            found["detector"] = self.mask_detector
+            found["detector"] = weights_identity(self.mask_detector)
         return found
 
     def ready(self) -> None:
-        """Refuse a model whose package is not here, before other steps have spent hours."""
+        """Refuse a model whose package or weights are not to be had, before other steps have spent hours.
+
+        Whether painted frames can be learned from is known even before, in ``Interaction.resolve``.
+        """
         refuse_missing_package(self.robot_mask)
+        refuse_missing_weights(self.robot_mask, self.mask_model, self.mask_detector)
 
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
-        import cv2
-
-        cv2.setNumThreads(max(self.threads, 1))
+        self.limit_threads()
         segment = self.segmenter(dataset)
         return lambda episode: self.find(episode, segment)
 
@@ -159,9 +170,3 @@ class RobotMask(StepDefaults):
             segment_batch()
         facts = {"source": self.robot_mask, "size": list(size), "every": self.mask_every, "frames": len(wanted)}
         return EpisodeLabels(staged={ROBOT_MASK: staged}, record={ROBOT_MASK: facts})
-
-    def known_camera(self) -> str:
-        """The camera; only a step that was resolved against a dataset has one."""
-        if self.camera is None:
-            raise IgrftError("step 'interaction' has no camera yet: call resolve(dataset) first")
-        return self.camera
