@@ -115,7 +115,7 @@ def frames_at(
         bad = wanted[0] if wanted[0] < 0 else wanted[-1]
         index = int(dataset.episode_indices[row])
         raise EpisodeError(f"episode {index} has no frame {bad}: its frames are 0 to {count - 1}")
-    found = dict(_in_episode(dataset, row, _frames_at(dataset, row, camera, wanted, size, color)))
+    found = dict(stream_at(dataset, row, camera, wanted, size=size, color=color))
     return [found[int(i)] for i in indices]
 
 
