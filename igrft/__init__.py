@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from igrft.dataset.labels import Labels, load_labels
     from igrft.pipeline.run import AnnotateResult, annotate
+    from igrft.publishing.push import PushResult, push
     from igrft.recordings.convert import ConvertResult, convert
     from igrft.reports.inspect import inspect
     from igrft.reports.page import report
@@ -23,11 +24,13 @@ _HOMES = {
     "AnnotateResult": "igrft.pipeline.run",
     "ConvertResult": "igrft.recordings.convert",
     "Labels": "igrft.dataset.labels",
+    "PushResult": "igrft.publishing.push",
     "TrainResult": "igrft.training.run",
     "annotate": "igrft.pipeline.run",
     "convert": "igrft.recordings.convert",
     "inspect": "igrft.reports.inspect",
     "load_labels": "igrft.dataset.labels",
+    "push": "igrft.publishing.push",
     "report": "igrft.reports.page",
     "train": "igrft.training.run",
     "validate": "igrft.reports.validate",
@@ -37,12 +40,14 @@ __all__ = [
     "AnnotateResult",
     "ConvertResult",
     "Labels",
+    "PushResult",
     "TrainResult",
     "__version__",
     "annotate",
     "convert",
     "inspect",
     "load_labels",
+    "push",
     "report",
     "train",
     "validate",

@@ -98,6 +98,7 @@ class Hub:
 
     url: str = ""
     token: str = TOKEN
+    owners: tuple[str, ...] = (USER, "lab")
     part_size: int | None = None
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
@@ -337,7 +338,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, asked: dict[str, Any]) -> tuple[Any, ...]:
         self._require()
         owner = asked.get("organization") or USER
-        if owner not in (USER, "lab"):
+        if owner not in self.hub.owners:
             message = f'You don\'t have the rights to create a {asked["type"]} under the namespace "{owner}"'
             raise _Answered(403, {"error": message}, {"X-Error-Message": message})
         repo_id, kind = f"{owner}/{asked['name']}", asked.get("type", "model")
@@ -523,8 +524,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8800)
     parser.add_argument("--token", default=TOKEN)
+    parser.add_argument("--owner", default="me", help="who may make repositories")
     given = parser.parse_args()
-    with hub_server(given.port, token=given.token, verbose=True) as hub:
+    with hub_server(given.port, token=given.token, owners=(given.owner,), verbose=True) as hub:
         print(f"export HF_ENDPOINT={hub.url} HF_TOKEN={hub.token} HF_HUB_DISABLE_XET=1", flush=True)
         while True:
             time.sleep(3600)

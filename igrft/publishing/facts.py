@@ -156,6 +156,8 @@ def _number(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return str(value).lower()
+    if 0 < abs(value) < 1e-6:
+        return "&lt;1e-6" if value > 0 else "&gt;-1e-6"
     text = f"{float(value):.3g}"
     return text if "e" not in text else f"{float(value):,.0f}" if abs(value) >= 1 else text
 

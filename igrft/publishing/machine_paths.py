@@ -16,7 +16,7 @@ _ROOTS = frozenset(
     | {"shared", "storage", "projects", "runs", "outputs", "checkpoints", "cluster"}
 )
 _POSIX = re.compile(r"(?<![\w.:/~])/((?:[^\s/:;,'\"]+/)+)")
-_HOME = re.compile(r"(?<![\w.:/])~[\w.-]*/((?:[^\s/:;,'\"]+/)*)")
+_HOME = re.compile(r"(?<![\w.:/])~(?:[A-Za-z][\w.-]*)?/((?:[^\s/:;,'\"]+/)*)")
 _WINDOWS = re.compile(r"(?<![\w])[A-Za-z]:[\\/](?:[^\s\\/:;,'\"]+[\\/])*")
 
 

@@ -29,8 +29,10 @@ _LEROBOT = {
     "pi05": "lerobot.policies.pi05.modeling_pi05.PI05Policy",
     "smolvla": "lerobot.policies.smolvla.modeling_smolvla.SmolVLAPolicy",
 }
-#: Lines of metrics that the card leaves out: they say how fast the machine was.
-_MACHINE = ("seconds", "seconds_data", "samples_per_second", "memory_gb", "step")
+#: Numbers of metrics that the card leaves out: how fast the machine was, and where the schedule stood.
+_LEFT_OUT = frozenset(
+    ("step", "seconds", "seconds_data", "samples_per_second", "memory_gb", "learning_rate", "critic_learning_rate")
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def _training(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
     }
     for key, words in wanted.items():
         value = setting_of(recipe, key)
+        if key == "objective.beta" and setting_of(recipe, "objective.type") == "sft":
+            continue  # a recipe of imitation has it, and nothing reads it
         if value is not None:
             rows.append((words, f"{value:g}" if isinstance(value, float) else value))
     return rows
@@ -147,7 +151,7 @@ def _measured(path: Path, upto: int) -> list[dict[str, Any]]:
     for prefix, held in (("", metrics.lines), ("held out: ", metrics.heldout)):
         last: dict[str, tuple[float, int]] = {}
         for step in sorted(s for s in held if s <= upto):
-            last |= {k: (v, step) for k, v in held[step].items() if k not in _MACHINE}
+            last |= {k: (v, step) for k, v in held[step].items() if k not in _LEFT_OUT}
         out += [{"name": prefix + k, "value": f"{v:.4g}", "step": step} for k, (v, step) in sorted(last.items())]
     return out
 

@@ -81,6 +81,9 @@ def hub_errors(repo_id: str, doing: str) -> Iterator[None]:
             f"{repo_id}: {doing} failed: the Hub cannot be reached ({type(error).__name__}); run the same command "
             "again, what has arrived is not sent again"
         ) from None
+    except ValueError as error:
+        # The Hub refuses a file, or what answers is no Hub.
+        raise IgrftError(f"{repo_id}: {doing} failed: {one_line(error)}") from None
     except RuntimeError as error:
         # The client's threads wrap what went wrong with a file.
         cause = error.__cause__

@@ -28,6 +28,7 @@ from igrft.publishing.machine_paths import clean, cleaned_file, without_folders
         ("ws://host:8000/home/x", "ws://host:8000/home/x"),
         ("/hdas/feedback_arm_left", "/hdas/feedback_arm_left"),
         ("and/or, 3/4, /", "and/or, 3/4, /"),
+        ("in ~5/6 of the time", "in ~5/6 of the time"),
     ],
 )
 def test_texts(text, kept):

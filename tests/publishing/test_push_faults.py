@@ -27,6 +27,16 @@ def arrived(hub: Hub) -> set[str]:
         (Fault("preupload", 404), REPO, "no such repository"),
         (Fault("^PUT", 403), REPO, "may not write there"),
         (Fault("^PUT", 413), REPO, "larger than the Hub takes"),
+        (
+            Fault(
+                "objects/batch",
+                200,
+                body={"objects": [{"oid": "0", "size": 1, "error": {"code": 422, "message": "no"}}]},
+            ),
+            REPO,
+            "LFS batch API returned errors",
+        ),
+        (Fault("preupload", 200, body={"files": "none"}), REPO, "sending files failed"),
         (Fault("commit", 418, body={"error": "I am a teapot"}), REPO, "answered 418: I am a teapot"),
         (
             Fault("validate-yaml", 400, body={"errors": [{"message": "no such licence"}]}),

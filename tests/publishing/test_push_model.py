@@ -112,6 +112,18 @@ def test_again_without_the_critic(hub, igrft, a_run):
     assert not [n for n in hub.model(REPO).files() if n.startswith("critic/")]
 
 
+def test_it_is_found_by_its_id_and_revision(hub, igrft, a_run):
+    from igrft.models.load import CheckpointFolder
+
+    igrft("push", a_run, REPO, "--revision", "first", "-q")
+    found = CheckpointFolder.find(f"{REPO}@first")
+    newest = a_run / "checkpoints/000100"
+    assert (found.pretrained / "model.safetensors").read_bytes() == (
+        newest / "pretrained_model/model.safetensors"
+    ).read_bytes()
+    assert found.critic is not None and (found.critic / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
