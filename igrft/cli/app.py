@@ -46,12 +46,16 @@ def convert(
     format: Annotated[
         str | None,
         typer.Option(
-            help="lerobot-v1, lerobot-v2.0, lerobot-v2.1, aloha-hdf5 or aloha-hdf5-bgr; default: found out by looking."
+            help="lerobot-v1, lerobot-v2.0, lerobot-v2.1, aloha-hdf5, aloha-hdf5-bgr, mcap or rosbag; "
+            "default: found out by looking."
         ),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second, where the recording does not say.")] = None,
     task: Annotated[str | None, typer.Option(help="Task string, where the recording does not say.")] = None,
     robot_type: Annotated[str | None, typer.Option(help="Robot type, where the recording does not say.")] = None,
+    mapping: Annotated[
+        str | None, typer.Option(help="Which stream becomes which feature: a YAML file, or a name that comes with igrft.")
+    ] = None,
     rebuild_timestamps: Annotated[
         bool, typer.Option("--rebuild-timestamps", help="Replace timestamps by frame_index / fps.")
     ] = False,
@@ -100,6 +104,7 @@ def convert(
         progress=not quiet,
         warn=lambda text: typer.echo(f"warning: {text}", err=True),
         simulation=simulated,
+        mapping=mapping,
     )
     typer.echo(f"{result.target}: {count(result.episodes, 'episode')}, {result.frames} frames (from {result.format})")
     _list_set_aside(result.set_aside)

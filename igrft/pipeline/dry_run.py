@@ -30,32 +30,36 @@ def dry_run(
     *,
     pipeline: str | Path | Pipeline = "offline",
     overrides: tuple[str, ...] | list[str] = (),
+    overwrite: bool = False,
     output: Path | None = None,
 ) -> DryRun:
     """Check a run and show what it would do. Nothing is labelled, asked or sent.
 
     Args:
-        source, target, pipeline, overrides: as of :func:`~igrft.annotate`; episodes that an earlier run into TARGET
-            has done are not counted.
+        source, target, pipeline, overrides, overwrite: as of :func:`~igrft.annotate`; episodes that an earlier run
+            into TARGET has done are not counted.
         output: folder for what steps show; default: ``TARGET.preview`` beside TARGET.
 
     Raises:
         UsageError, IgrftError: as a real run would, before its first episode.
     """
     run = Run.prepare(source, target, pipeline, overrides)
+    run.target.refuse_strangers(run.plan.source, overwrite)
     run.find_earlier_work()
     folder = output or run.target.path.with_name(f"{run.target.path.name}.preview")
     found = DryRun([*run.plan.notices])
     reached = True
     for group in run.plan.groups:
         # Past a step that is not done, what later ones would start from is not known.
-        reached = reached and not any(run.plan.steps[n].reduces for n in group)
+        reached = reached and run.known(group)
         rows = run.missing(group) if reached else sorted(set(range(run.dataset.num_episodes)) - set(run.set_aside))
         frames = int(run.dataset.lengths[rows].sum())
         for number in group:
             step = run.plan.steps[number]
-            found.lines.append(f"{step.type}: {len(rows)} episodes, {frames} frames to do")
-            entry: dict[str, Any] = {"step": step.type, "episodes": len(rows), "frames": frames}
+            # Results of cheap steps are not kept with a dataset: they are made anew in moments.
+            how = "to do" if step.heavy else "to do, in moments"
+            found.lines.append(f"{step.type}: {len(rows)} episodes, {frames} frames {how}")
+            entry: dict[str, Any] = {"step": step.type, "episodes": len(rows), "frames": frames, "heavy": step.heavy}
             shown = step.preview(run.dataset, rows, folder) if rows else None
             if shown is not None:
                 found.lines.append(shown.text)

@@ -21,8 +21,10 @@ from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError
 from igrft.pipeline.assemble import Assembly
 from igrft.pipeline.config import Pipeline, load_pipeline
+from igrft.pipeline.outcome import AnnotateResult, notices_of
 from igrft.pipeline.plan import Plan, make_plan
 from igrft.pipeline.record import record_head, without_paths, write_record
+from igrft.pipeline.reductions import Reductions
 from igrft.pipeline.screen import screen
 from igrft.pipeline.staging import Result, Staged, StageStore, merge_staged, write_staged
 from igrft.pipeline.target import Target
@@ -42,37 +44,6 @@ from igrft.steps.base import Episode, StepDefaults
 
 #: Frames of cheap steps that are labelled and staged together.
 _BATCH_FRAMES = 131072
-#: Share of repeated pictures above which the interaction label flickers visibly.
-_MANY_REPEATS = 0.1
-
-
-@dataclass(frozen=True)
-class AnnotateResult:
-    """What `annotate` did.
-
-    Attributes:
-        target: the labelled dataset.
-        episodes: labelled episodes.
-        frames: their frames.
-        set_aside: reasons by episode index.
-        assumed_successes: episodes whose success nobody stated.
-        notices: what else the user should know, one line each.
-        unchanged: TARGET already held exactly this, and nothing was written.
-        spent: what steps cost beyond time (calls and tokens of a model), by step.
-    """
-
-    target: Path
-    episodes: int
-    frames: int
-    set_aside: dict[int, str] = field(default_factory=dict)
-    assumed_successes: int = 0
-    notices: tuple[str, ...] = ()
-    unchanged: bool = False
-    spent: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The same for programs."""
-        return {**self.__dict__, "target": str(self.target), "notices": list(self.notices)}
 
 
 def _say(line: str) -> None:
@@ -139,6 +110,7 @@ class Run:
     keys: list[dict[int, str]] = field(default_factory=list)
     set_aside: dict[int, str] = field(default_factory=dict)
     reductions: dict[str, Any] = field(default_factory=dict)
+    kept_reductions: Reductions = field(default_factory=Reductions)
 
     @classmethod
     def prepare(
@@ -224,8 +196,15 @@ class Run:
             store.forget_set_aside()
             self.stores.append(store)
             self.keys.append({})
+        self.kept_reductions = Reductions.read(self.target.path, self.target.staging)
 
     # Labelling.
+
+    def known(self, group: list[int]) -> bool:
+        """Whether what a group needs of all episodes together costs nothing: no model has to be asked for it."""
+        rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
+        steps = [self.plan.steps[n] for n in group]
+        return all(self.kept_reductions.costs_nothing(s, lambda: self._records(rows)) for s in steps if s.reduces)
 
     def missing(self, group: list[int]) -> list[int]:
         """Rows for which not every step of a group is staged, once all before it are done; sets their keys."""
@@ -233,7 +212,7 @@ class Run:
         bases = {}
         for number in group:
             step = self.plan.steps[number]
-            reduced = step.reduce(self._records(rows)) if step.reduces else None
+            reduced = self.kept_reductions.of(step, lambda: self._records(rows)) if step.reduces else None
             if step.reduces:
                 self.reductions[step.type] = reduced
             bases[number] = self.plan.base_key(number, reduced)
@@ -266,7 +245,7 @@ class Run:
             steps = [self.plan.steps[n] for n in group]
             # Past a step that is not done its episodes' keys are not known, but then they are to do as well.
             upstream = any(p in to_do for n in group for p in self.plan.producers[n])
-            if upstream or (to_do and steps[0].reduces) or self.missing(group):
+            if upstream or (to_do and steps[0].reduces) or not self.known(group) or self.missing(group):
                 to_do.update(group)
                 for step in steps:
                     step.ready()
@@ -355,34 +334,7 @@ class Run:
 
     def _result(self) -> AnnotateResult:
         rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
-        assumed = judged = skipped = moved = repeated = 0
-        for record in map(self._record, rows):
-            assumed += record.get("success_from") == "assumed"
-            judged += record.get("success_from") == "model"
-            skipped += bool(record.get("skipped"))
-            interaction = record.get(c.INTERACTION) or {}
-            moved += interaction.get("camera_motion") == "compensate"
-            repeated += interaction.get("repeated_share", 0.0) > _MANY_REPEATS
-        notices = list(self.plan.notices)
-        if judged:
-            notices.append(f"success is a model's word in {judged} of {len(rows)} episodes")
-        if skipped:
-            notices.append(
-                f"subtasks of the task were not seen in {skipped} successes and are not listed there (see 'skipped' in "
-                "meta/igrft.json)"
-            )
-        if moved:
-            # A camera's own motion is never taken out silently.
-            notices.append(
-                f"the camera moves: its motion was estimated and taken out in {moved} of {len(rows)} episodes "
-                "(--steps.interaction.camera_motion=static for a camera that is known to be fixed)"
-            )
-        closed = any(getattr(step, "close_gaps", 0) for step in self.plan.steps)
-        if repeated and not closed:
-            notices.append(
-                f"pictures repeat (a camera slower than the recording) in {repeated} of {len(rows)} episodes, so that "
-                "interaction flickers: give --steps.interaction.close_gaps=2"
-            )
+        notices, assumed = notices_of(self.plan, map(self._record, rows), len(rows))
         return AnnotateResult(
             target=self.target.path,
             episodes=len(rows),
@@ -403,13 +355,14 @@ class Run:
 
     def _final_records(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         earlier = (self.dataset.igrft or {}).get("episodes", {})
+        anew = {"set_aside", *(key for step in self.plan.steps for key in step.facts)}
         for row, index in enumerate(self.dataset.episode_indices.tolist()):
             aside = self.set_aside.get(row)
             if aside is not None:
                 yield index, {"set_aside": without_paths(aside, self.dataset.root)}
             else:
                 # What an earlier labelling found and this one did not look at stays true.
-                kept = {k: v for k, v in earlier.get(str(index), {}).items() if k != "set_aside"}
+                kept = {k: v for k, v in earlier.get(str(index), {}).items() if k not in anew}
                 yield index, {**kept, **self._record(row)}
 
     def _assemble(self, key: str) -> None:
@@ -428,6 +381,7 @@ class Run:
             if step.heavy:
                 staged = [self._staged(number, r) for r in range(self.dataset.num_episodes) if r not in self.set_aside]
                 merge_staged(self.target.out / _kept(step.type), staged)
+        self.kept_reductions.write(self.target.out)
         self.target.publish()
 
 

@@ -101,6 +101,13 @@ class Preview:
     numbers: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Provisional:
+    """A reduction that another run may better (the model could not be asked): it is used, and not kept."""
+
+    value: Any
+
+
 #: Labels one episode. Where it has a method ``expect(row)``, that is told which episode comes next before
 #: this one is labelled, so that it can read ahead.
 Labeller = Callable[[Episode], EpisodeLabels]
@@ -179,6 +186,18 @@ class Step(Protocol):
         """JSON made from all (episode index, record) that were not set aside; runs once."""
         ...
 
+    def reduced_from(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> Any:
+        """For a reduction that costs something: JSON that determines it, so that it is paid for once.
+
+        None: it costs nothing and is made anew.
+        """
+        ...
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Keys of an episode's record that this step, or steps in its place, may write: they replace earlier ones."""
+        ...
+
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
         """Set up in the worker; return the function that labels one episode.
 
@@ -247,6 +266,13 @@ class StepDefaults:
 
     def reduce(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> Any:
         return None
+
+    def reduced_from(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> Any:
+        return None
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def in_flight(self) -> int | None:

@@ -21,6 +21,7 @@ from igrft.steps.interaction.counts import (
     REPEATED,
     STAGED,
 )
+from igrft.steps.interaction.robot_mask.step import ROBOT_MASK
 from igrft.steps.interaction.smoothing import runs, smooth
 
 CameraMotion = Literal["auto", "static", "compensate", "refuse"]
@@ -71,6 +72,11 @@ class InteractionThreshold(StepDefaults):
     @property
     def makes(self) -> tuple[str, ...]:
         return (c.INTERACTION, c.INTERACTION_PIXELS)
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What counting and any source of masks may record."""
+        return (c.INTERACTION, FACTS, ROBOT_MASK)
 
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
         if self.flow_threshold not in self.ladder:

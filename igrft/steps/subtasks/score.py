@@ -37,6 +37,7 @@ class Score:
         frames, frames_right: frames of the reference, and those of them with the right name.
         errors: seconds, one for each pair of starts.
         missed: starts of the reference without a partner.
+        count_errors: segments found less those of the reference, one for each episode.
     """
 
     reference: int = 0
@@ -46,6 +47,7 @@ class Score:
     frames_right: int = 0
     errors: list[float] = field(default_factory=list)
     missed: int = 0
+    count_errors: list[int] = field(default_factory=list)
 
     @property
     def precision(self) -> float:
@@ -77,6 +79,7 @@ class Score:
         for name in ("reference", "found", "matched", "frames", "frames_right", "missed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.errors += other.errors
+        self.count_errors += other.count_errors
 
     def to_json(self) -> dict[str, Any]:
         """Figures by name; what is not defined is null."""
@@ -91,28 +94,33 @@ class Score:
             "boundary_error_p90": _number(self.error(0.9)),
             "boundaries": len(self.errors),
             "boundaries_missed": self.missed,
+            **_counts(self.count_errors),
         }
 
 
 @dataclass
 class Scores:
-    """Figures of a dataset: overall, for each subtask, and how the counts differ (found less reference, an episode)."""
+    """Figures of a dataset: overall and for each subtask."""
 
+    episodes: int = 0
     overall: Score = field(default_factory=Score)
     subtasks: dict[str, Score] = field(default_factory=dict)
-    count_errors: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Figures by name; ``count_error`` is the mean of the absolute differences."""
-        counts = np.asarray(self.count_errors, np.float64)
-        return {
-            "episodes": len(counts),
-            "overall": self.overall.to_json(),
-            "count_error": _number(np.abs(counts).mean() if len(counts) else float("nan")),
-            "count_bias": _number(counts.mean() if len(counts) else float("nan")),
-            "count_exact_share": _number((counts == 0).mean() if len(counts) else float("nan")),
-            "subtasks": {name: score.to_json() for name, score in self.subtasks.items()},
-        }
+        """Figures by name."""
+        subtasks = {name: score.to_json() for name, score in self.subtasks.items()}
+        return {"episodes": self.episodes, "overall": self.overall.to_json(), "subtasks": subtasks}
+
+
+def _counts(errors: Sequence[int]) -> dict[str, Any]:
+    """Mean absolute difference in the number of segments an episode, mean difference, share without one."""
+    counts = np.asarray(errors, np.float64)
+    some = len(counts) > 0
+    return {
+        "count_error": _number(np.abs(counts).mean() if some else float("nan")),
+        "count_bias": _number(counts.mean() if some else float("nan")),
+        "count_exact_share": _number((counts == 0).mean() if some else float("nan")),
+    }
 
 
 def score_episodes(
@@ -128,14 +136,16 @@ def score_episodes(
     Raises:
         ValueError: found and reference cover different numbers of frames.
     """
-    scores = Scores()
-    for found, reference in episodes:
-        found, reference = (_plain(s, ignore_names) for s in (found, reference))
-        by_name = score_episode(found, reference, fps)
-        for name, score in by_name.items():
-            scores.overall.add(score)
-            scores.subtasks.setdefault(name, Score()).add(score)
-        scores.count_errors.append(len(found) - len(reference))
+    scores = Scores(len(episodes))
+    pairs = [(_plain(found, ignore_names), _plain(reference, ignore_names)) for found, reference in episodes]
+    scored = [score_episode(found, reference, fps) for found, reference in pairs]
+    for name in dict.fromkeys(name for by_name in scored for name in by_name):
+        scores.subtasks[name] = Score()
+        for by_name in scored:
+            # An episode that neither has is one in which their numbers agree.
+            scores.subtasks[name].add(by_name.get(name, Score(count_errors=[0])))
+        scores.overall.add(scores.subtasks[name])
+    scores.overall.count_errors = [len(found) - len(reference) for found, reference in pairs]
     if ignore_names:
         # Every frame is in some segment: the share would always be 1.
         scores.subtasks, scores.overall.frames = {}, 0
@@ -161,6 +171,7 @@ def score_episode(found: Sequence[Segment], reference: Sequence[Segment], fps: f
             frames_right=sum(sum(labels[f] == name for f in range(s.start, s.end)) for s in theirs),
             errors=[abs(a - b) / fps for a, b in pairs],
             missed=missed,
+            count_errors=[len(ours) - len(theirs)],
         )
     return scores
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from igrft.steps.subtasks.file import check_episodes_exist, read_subtask_file
 from igrft.steps.subtasks.segments import Segment, check_cover, parse_segments, settle
 from igrft.steps.subtasks.success import success_of
 from igrft.steps.subtasks.vlm.settings import VLM_KEYS, VlmSettings, changed, public
-from igrft.steps.task_file import Tasks, load_tasks, task_content
+from igrft.steps.task_file import Task, Tasks, load_tasks
 
 Source = Literal["auto", "file", "dataset", "proprio", "vlm"]
 
@@ -102,26 +103,48 @@ class Subtasks(VlmSettings, StepDefaults):
                 "use source: file or source: proprio"
             )
         if source == "vlm":
-            from igrft.steps.subtasks.vlm.labeller import refuse_missing_cameras
-
-            refuse_missing_cameras(dataset, self)
+            self._refuse_for_vlm(dataset)
         return dataclasses.replace(self, source=source)
+
+    def _refuse_for_vlm(self, dataset: DatasetReader) -> None:
+        """Before anything is paid for."""
+        from igrft.steps.subtasks.vlm.labeller import refuse_missing_cameras
+
+        refuse_missing_cameras(dataset, self)
+        self.check_density(min(self.frames_per_second, dataset.fps))
+        if self.snap_window > 0 and c.STATE not in dataset.features and c.ACTION not in dataset.features:
+            raise IgrftError(
+                f"{dataset.root} has neither {c.STATE} nor {c.ACTION}, so boundaries have nothing to be moved onto; "
+                "set snap_window: 0"
+            )
 
     def settings(self) -> dict[str, Any]:
         # What the files say is an input of each episode, so their paths decide nothing.
-        task = task_content(self.task) if self.task else None
         if self.source == "vlm":
-            from igrft.steps.subtasks.vlm.step import task_texts
-
-            texts = task_texts(self.task) if self.task else None
-            return {"source": "vlm", "shortest": self.shortest, **self.decisive(), "task": task, "texts": texts}
+            return {"source": "vlm", "shortest": self.shortest, **self.decisive()}
         own: dict[str, Any] = {"source": self.source}
         if self.source in ("proprio", "auto"):
             own |= {"penalty": self.penalty, "shortest": self.shortest, "snap": self.snap}
-        return {**own, "task": task}
+        return own
 
     def episode_input(self, dataset: DatasetReader, row: int) -> Any:
-        return self.given(int(dataset.episode_indices[row]))
+        """What the files say of an episode. Raises EpisodeError where no task file is for it."""
+        index = int(dataset.episode_indices[row])
+        task = self.tasks.of(index, dataset.episode_tasks(row)) if self.tasks else None
+        return [self.given(index), self._of_task(task) if task else None]
+
+    def _of_task(self, task: Task) -> list[Any]:
+        """What of a task decides this step's result."""
+        if self.source != "vlm":
+            return [task.subtasks, task.weights]
+        # Weights are added by a step of its own, so that they can be changed without asking again.
+        hint = task.camera if not self.cameras else None
+        return [task.subtasks, task.goal, hint, task.success if self.judge_success else None]
+
+    @cached_property
+    def tasks(self) -> Tasks | None:
+        """The task files, read once: every episode asks for its own."""
+        return load_tasks(self.task) if self.task else None
 
     def given(self, index: int) -> dict[str, Any] | None:
         """An episode's entry: what the corrections say of it, and what they leave open from the file."""
@@ -134,7 +157,7 @@ class Subtasks(VlmSettings, StepDefaults):
         return entry or None
 
     def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
-        tasks = load_tasks(self.task) if self.task else None
+        tasks = self.tasks
         success_columns = [n for n in c.SUCCESS_SPELLINGS if n in dataset.features]
 
         def label(episode: Episode) -> EpisodeLabels:
@@ -212,6 +235,11 @@ class SubtaskIndex(StepDefaults):
     @property
     def makes(self) -> tuple[str, ...]:
         return (c.SUBTASK_INDEX, c.LANGUAGE_PERSISTENT, c.DONE, c.SUCCESS)
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What any source of subtasks may record."""
+        return ("subtasks", "success", "success_from", "importance", "skipped", "renamed", "names_from")
 
     @property
     def reduces(self) -> bool:

@@ -17,9 +17,10 @@ from igrft.steps.base import Episode, Preview
 from igrft.steps.subtasks.success import known_success, success_of
 from igrft.steps.subtasks.vlm import prompts
 from igrft.steps.subtasks.vlm.labeller import EpisodeAsker, cameras_of, chat, episode_windows
+from igrft.steps.subtasks.vlm.prompts import Question
 from igrft.steps.subtasks.vlm.session import Session
 from igrft.steps.subtasks.vlm.settings import about, sample_interval
-from igrft.steps.subtasks.vlm.sheets import make_sheets, token_count
+from igrft.steps.subtasks.vlm.sheets import Sheet, make_sheets, token_count
 from igrft.steps.task_file import Task, load_tasks
 
 if TYPE_CHECKING:
@@ -115,24 +116,16 @@ def preview(entry: Subtasks, dataset: DatasetReader, rows: Sequence[int], folder
         Text for people, and the same for programs.
 
     Raises:
-        EpisodeError: the pictures of the episode cannot be read.
+        EpisodeError: the pictures of no episode can be read.
     """
     counted = estimate(entry, dataset, rows, open_names=open_names)
     if not rows:
         return Preview("subtasks: every episode is labelled already; nothing would be sent", asdict(counted))
-    row = rows[0]
-    tasks = load_tasks(entry.task) if entry.task else None
-    task = _task(tasks, dataset, row)
-    episode = Episode(dataset, row)
-    columns = [n for n in c.SUCCESS_SPELLINGS if n in dataset.features]
-    success = known_success(success_of(entry.given(episode.index), episode, columns))
-    window = episode_windows(entry, episode.length, episode.fps)[0]
-    asker = EpisodeAsker(Session(entry), entry.shortest)
-    question = asker.question(episode, task, success, window, ())
-    cameras = cameras_of(dataset, entry, task)
-    sheets = make_sheets(episode, window, cameras, entry)
-    interval = sample_interval(entry, episode.fps)
+    episode, question, sheets, cameras = _first_question(entry, dataset, rows)
+    interval = sample_interval(entry, dataset.fps)
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("sheet-*.jpg"):
+        old.unlink()
     files = []
     for number, sheet in enumerate(sheets, start=1):
         files.append(folder / f"sheet-{number:02d}.jpg")
@@ -152,3 +145,26 @@ def preview(entry: Subtasks, dataset: DatasetReader, rows: Sequence[int], folder
     text = f"{prompt}\n\nThe prompt, its pictures and the schema of the answer lie in {folder}\n{counted.to_line()}"
     numbers = {**asdict(counted), "prompt": prompt, "schema": schema, "pictures": [str(f) for f in files]}
     return Preview(text, numbers)
+
+
+def _first_question(
+    entry: Subtasks, dataset: DatasetReader, rows: Sequence[int]
+) -> tuple[Episode, Question, list[Sheet], tuple[str, ...]]:
+    """The first window of the first episode whose pictures can be read."""
+    tasks = load_tasks(entry.task) if entry.task else None
+    columns = [n for n in c.SUCCESS_SPELLINGS if n in dataset.features]
+    asker = EpisodeAsker(Session(entry), entry.shortest)
+    failed: EpisodeError | None = None
+    for row in rows:
+        episode, task = Episode(dataset, row), _task(tasks, dataset, row)
+        try:
+            success = known_success(success_of(entry.given(episode.index), episode, columns))
+            window = episode_windows(entry, episode.length, episode.fps)[0]
+            question = asker.question(episode, task, success, window, ())
+            cameras = cameras_of(dataset, entry, task)
+            return episode, question, make_sheets(episode, window, cameras, entry), cameras
+        except EpisodeError as error:
+            # A run would set it aside, and go on.
+            failed = failed or error
+    assert failed is not None
+    raise failed

@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
 from igrft.extras import require
-from igrft.steps.base import SEGMENTS, Episode, EpisodeLabels, Labeller, Preview, Spending, StepDefaults
+from igrft.steps.base import (
+    SEGMENTS,
+    Episode,
+    EpisodeLabels,
+    Labeller,
+    Preview,
+    Provisional,
+    Spending,
+    StepDefaults,
+)
 from igrft.steps.subtasks.segments import Segment, check_cover, parse_segments, settle
 from igrft.steps.subtasks.success import known_success, success_of
 from igrft.steps.subtasks.vlm.session import Session
-from igrft.steps.task_file import Task, load_tasks
 
 if TYPE_CHECKING:
     from igrft.steps.subtasks.step import Subtasks
@@ -49,7 +57,7 @@ class VlmSubtasks(StepDefaults):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        return (SEGMENTS,) if self.entry.task else (SEGMENTS_SEEN,)
+        return (SEGMENTS_SEEN,)
 
     def settings(self) -> dict[str, Any]:
         return self.entry.settings()
@@ -79,7 +87,7 @@ class VlmSubtasks(StepDefaults):
 
     def rows_to_ask(self, dataset: DatasetReader, rows: Sequence[int]) -> list[int]:
         """Of ``rows`` those that no file of corrections has subtasks for."""
-        return [r for r in rows if "from" not in (self.entry.episode_input(dataset, r) or {})]
+        return [r for r in rows if "from" not in (self.entry.given(int(dataset.episode_indices[r])) or {})]
 
     def close(self) -> Spending | None:
         return self.session.close()
@@ -91,7 +99,7 @@ class VlmSubtasks(StepDefaults):
         # Here and not by the first thread: others would find it half imported.
         load_lerobot()
         entry = self.entry
-        tasks = load_tasks(entry.task) if entry.task else None
+        tasks = entry.tasks
         asker = EpisodeAsker(self.session, entry.shortest)
         columns = [n for n in c.SUCCESS_SPELLINGS if n in dataset.features]
         for name in columns:
@@ -119,8 +127,6 @@ class VlmSubtasks(StepDefaults):
             # Repeats are found by name, so an open vocabulary is settled when its names are.
             subtasks = [s.to_json() for s in settle(segments, success, where)] if task else list(map(as_seen, segments))
             record |= {"success": success, "success_from": success_from, "subtasks": subtasks}
-            if task and task.weights:
-                record["importance"] = dict(zip(task.subtasks, task.weights, strict=True))
             return EpisodeLabels(record=record)
 
         return label
@@ -174,25 +180,32 @@ class SubtaskNames(StepDefaults):
         return (SEGMENTS,)
 
     def settings(self) -> dict[str, Any]:
-        return {}
+        return {"merge": self.entry.merge}
+
+    def ready(self) -> None:
+        if self.entry.merge == "model":
+            require("source: vlm of step 'subtasks'", "vlm")
+            self.entry.key()
 
     @property
     def reduces(self) -> bool:
         return True
 
-    def reduce(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
+    def reduced_from(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> Any:
+        """What the model would be asked; None where spelling alone decides."""
+        if self.entry.merge != "model":
+            return None
+        uses, given = _uses(records)
+        return [self.entry.model, sorted(uses.items()), sorted(given)]
+
+    def reduce(self, records: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, str] | Provisional:
         """Every name, and the one it goes by."""
         from igrft.steps.subtasks.vlm.vocabulary import merge_vocabulary
 
-        uses: Counter[str] = Counter()
-        given: set[str] = set()
-        for _, record in records:
-            names = [segment["name"] for segment in record["subtasks"]]
-            uses.update(names)
-            given.update(names if "names_from" in record else ())
-        mapping, trouble = merge_vocabulary(uses, given, self.session if self.entry.merge == "model" else None)
+        mapping, trouble = merge_vocabulary(*_uses(records), self.session if self.entry.merge == "model" else None)
         if trouble:
             self.session.troubles.append(trouble)
+            return Provisional(mapping)
         return mapping
 
     def open(self, dataset: DatasetReader, reduced: dict[str, str]) -> Labeller:
@@ -212,15 +225,52 @@ class SubtaskNames(StepDefaults):
         return label
 
 
+@dataclass(frozen=True)
+class TaskWeights(StepDefaults):
+    """Adds the task file's importance weights, which may change after the model was asked."""
+
+    type: ClassVar[str] = "task_weights"
+
+    entry: Subtasks
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (SEGMENTS_SEEN,)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        return (SEGMENTS,)
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def episode_input(self, dataset: DatasetReader, row: int) -> Any:
+        """The weights by subtask; None where the task file gives none."""
+        assert self.entry.tasks is not None
+        task = self.entry.tasks.of(int(dataset.episode_indices[row]), dataset.episode_tasks(row))
+        return dict(zip(task.subtasks, task.weights, strict=True)) if task.weights else None
+
+    def open(self, dataset: DatasetReader, reduced: Any) -> Labeller:
+        def label(episode: Episode) -> EpisodeLabels:
+            weights = self.episode_input(episode.dataset, episode.row)
+            return EpisodeLabels(record=episode.record | ({"importance": weights} if weights else {}))
+
+        return label
+
+
+def _uses(records: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Counter[str], set[str]]:
+    """How often each name was used, in order of first appearance; and the names that people gave."""
+    uses: Counter[str] = Counter()
+    given: set[str] = set()
+    for _, record in records:
+        names = [segment["name"] for segment in record["subtasks"]]
+        uses.update(names)
+        given.update(names if "names_from" in record else ())
+    return uses, given
+
+
 def expand(entry: Subtasks) -> tuple[StepDefaults, ...]:
     """The steps of an entry with ``source: vlm``, which share one session."""
     session = Session(entry)
     asks = VlmSubtasks(entry, session)
-    return (asks,) if entry.task else (asks, SubtaskNames(entry, session))
-
-
-def task_texts(path: str) -> list[Any]:
-    """What of task files the model reads, beside what decides labels from any source."""
-    tasks = load_tasks(path)
-    found: list[Task] = [tasks.only] if tasks.only else [task for _, task in tasks.by_match]
-    return [[task.goal, task.success, getattr(task, "camera", None) or ""] for task in found]
+    return (asks, TaskWeights(entry)) if entry.task else (asks, SubtaskNames(entry, session))
