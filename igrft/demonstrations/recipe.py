@@ -41,11 +41,14 @@ class RecordRecipe:
 def check_recipe(recipe: RecordRecipe, name: str) -> Task | None:
     """Refuse what no robot could make right, and read the task file.
 
-    Fills in ``environment.task`` where only the file says it.
+    Fills in ``environment.task`` where only the file says it, and the types, of which there is one each.
 
     Raises:
         UsageError: says the key and what it may be.
     """
+    recipe.environment.type = recipe.environment.type or "robot"
+    if recipe.human.type == "none":
+        recipe.human.type = "teleop"
     if recipe.environment.type != "robot":
         raise UsageError(
             f"{name}: environment.type is {recipe.environment.type!r}: a robot is recorded; simulated demonstrations "

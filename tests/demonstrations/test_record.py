@@ -24,7 +24,7 @@ from mock_robot import camera, two_arms
 from igrft import columns as c
 from igrft.cli.main import run as cli
 from igrft.dataset.labels import load_labels, open_dataset
-from igrft.demonstrations.recipe import RecordRecipe
+from igrft.demonstrations.recipe import RecordRecipe, check_recipe
 from igrft.demonstrations.run import RecordResult, record, record_root
 from igrft.errors import IgrftError, UsageError
 from igrft.reports.validate import validate
@@ -236,6 +236,14 @@ def test_a_folder_of_something_else_is_left_alone(arms: Any, tmp_path: Path) -> 
     with pytest.raises(IgrftError, match="holds something else than a dataset"):
         go(recipe(arms, tmp_path))
     assert (tmp_path / "recorded/notes.txt").read_text() == "mine"
+
+
+def test_a_recipe_without_types_is_of_a_robot_and_a_teleoperator(tmp_path: Path) -> None:
+    """A recipe of one's own names devices alone."""
+    (tmp_path / "my.yaml").write_text("stage: record\nenvironment: {task: t}\nhuman: {sound: false}\n")
+    made = load_recipe(str(tmp_path / "my.yaml"), [], RecordRecipe)
+    check_recipe(made, "my")
+    assert (made.environment.type, made.human.type) == ("robot", "teleop")
 
 
 def test_the_folder_is_named_after_the_task() -> None:
