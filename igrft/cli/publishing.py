@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,22 +64,23 @@ def push(
 
     if quiet or as_json or not sys.stderr.isatty():
         disable_progress_bars()
-    result = run(
-        dataset_or_run,
-        repo_id,
-        private=private,
-        card=card,
-        revision=revision,
-        license=license,
-        title=title,
-        tags=tuple(tag or ()),
-        workers=workers,
-        decode=decode,
-        dry_run=dry_run,
-        output=output,
-        progress=not quiet and sys.stderr.isatty(),
-        say=(lambda line: None) if quiet else (lambda line: typer.echo(line, err=True)),
-    )
+    with _stops_at_once():
+        result = run(
+            dataset_or_run,
+            repo_id,
+            private=private,
+            card=card,
+            revision=revision,
+            license=license,
+            title=title,
+            tags=tuple(tag or ()),
+            workers=workers,
+            decode=decode,
+            dry_run=dry_run,
+            output=output,
+            progress=not quiet and sys.stderr.isatty(),
+            say=(lambda line: None) if quiet else (lambda line: typer.echo(line, err=True)),
+        )
     if as_json:
         typer.echo(dump(result.to_json()))
         return 0
@@ -86,3 +92,22 @@ def push(
         return 0
     typer.echo(result.url)
     return 0
+
+
+@contextmanager
+def _stops_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process. The client's threads would first bring the files under way to their end, for hours."""
+
+    def stop(number: int, frame: Any) -> None:
+        # A commit is made whole or not at all, and nothing is half written on this machine.
+        os.write(2, b"\nigrft: stopped; run the same command again to go on where it was\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -152,6 +152,7 @@ def push(
         IgrftError: ``validate`` finds errors, or the Hub does not take it.
     """
     _check_repo_id(repo_id)
+    _check_branch(revision)
     if license is not None:
         licence_text(license)
     if output is not None and not dry_run:
@@ -208,6 +209,13 @@ def _check_repo_id(repo_id: str) -> None:
         raise UsageError(f"REPO_ID must be OWNER/NAME, of letters, digits, '-', '_' and '.', got {repo_id!r}")
 
 
+def _check_branch(name: str) -> None:
+    if re.fullmatch(r"v\d+(\.\d+)*", name):
+        raise UsageError(f"--revision {name} is one of LeRobot's version tags, which push sets itself; name a branch")
+    if re.fullmatch(r"[\w][\w./-]*", name) is None or ".." in name or name.endswith(("/", ".", ".lock")):
+        raise UsageError(f"--revision must be the name of a branch, got {name!r}")
+
+
 def _refuse_invalid(dataset: DatasetReader, decode: bool, progress: bool, say: Say) -> None:
     found = validate(dataset, videos=decode, progress=progress)
     if not found.ok:
@@ -229,7 +237,7 @@ def _dataset_plan(
 ) -> tuple[PushPlan, str]:
     notes: list[str] = []
     found = inspect(dataset)
-    is_rollout = (dataset.root / ROLLOUT).is_file()
+    is_rollout = (dataset.root / ROLLOUT).is_file() and found.totals["rollouts"] is not None
     template = template or find_card("rollouts" if is_rollout else "labelled")
     pictures = episode_pictures(dataset, found.rows, notes) if template.suffix == ".j2" else []
     facts = dataset_facts(dataset, found, pictures) | words

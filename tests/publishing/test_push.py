@@ -125,6 +125,8 @@ def test_what_validate_rejects_is_refused(hub, igrft, labelled):
         (["SET", REPO, "--license", "MIT License"], 2, "identifiers"),
         (["SET", REPO, "--card", "labeled"], 2, "did you mean 'labelled'"),
         (["SET", REPO, "--output", "x"], 2, "--dry-run"),
+        (["SET", REPO, "--revision", "v3.0"], 2, "version tag"),
+        (["SET", REPO, "--revision", "a b"], 2, "name of a branch"),
         (["SET", REPO, "--revison", "x"], 2, "No such option"),
         (["EMPTY", REPO], 2, "neither a dataset"),
     ],

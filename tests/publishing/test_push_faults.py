@@ -143,18 +143,23 @@ def test_a_refused_file_names_itself_and_the_rest_is_not_sent_again(hub, igrft, 
     assert arrived(hub) == set(hub.stored) - there
 
 
-def test_killed_in_the_middle_it_goes_on(hub, igrft, plain_set, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_in_the_middle_it_goes_on(hub, igrft, plain_set, tmp_path, how):
     hub.faults.append(Fault("^PUT", -1, times=99, skip=3, after=200))
-    command = [sys.executable, "-m", "igrft.cli.main", "push", str(plain_set), REPO, "--workers", "1"]
-    process = subprocess.Popen(command, env=hub.environment(HF_HOME=str(tmp_path / "hf")), stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "igrft.cli.main", "push", str(plain_set), REPO, "--workers", "1", "-q"]
+    environment = hub.environment(HF_HOME=str(tmp_path / "hf"))
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
         while len(hub.called("^PUT")) < 4 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         assert process.poll() is None, process.communicate()
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, how)
+        _, said = process.communicate(timeout=10)
     finally:
-        process.communicate()
+        process.kill()
+    if how == signal.SIGINT:
+        assert process.returncode == 130 and "run the same command again" in said and said.strip().count("\n") == 0
     there = set(hub.stored)
     assert len(there) == 3 and len(hub.dataset(REPO).commits) == 1
     hub.faults.clear()
