@@ -115,6 +115,7 @@ class Options:
         fps: of the recordings.
         fault: what goes wrong with a call, by its number: 500, hang, drip, cut, page, prose, json, names, beyond, …
         schema: whether it takes JSON schemas.
+        refusal: what it says where it takes none.
         key: that it asks for.
         delay: seconds before it answers.
         open_names: it gives names of its own, another spelling an episode.
@@ -125,6 +126,7 @@ class Options:
     fps: float = 10.0
     fault: Callable[[int], str | None] = lambda number: None
     schema: bool = True
+    refusal: str = "response_format.type must be text"
     key: str | None = None
     delay: float = 0.0
     open_names: bool = False
@@ -211,6 +213,16 @@ class VlmServer:
         return "Here it is:\n```json\n" + json.dumps({"merge": merges}) + "\n```"
 
 
+def _with_echo(text: str, said: str) -> str:
+    """An answer that repeats a header: in its first name where it has names."""
+    try:
+        answer = json.loads(text)
+        answer["subtasks"][0]["name"] = said
+        return json.dumps(answer)
+    except (ValueError, KeyError):
+        return f"{text} You sent {said}."
+
+
 def _runs(seen: list[Look]) -> Iterator[list[Look]]:
     for _, group in itertools.groupby(seen, key=lambda x: (x.subtask, x.done)):
         yield list(group)
@@ -219,7 +231,7 @@ def _runs(seen: list[Look]) -> Iterator[list[Look]]:
 def thirty_percent(seed: int = 0) -> Callable[[int], str | None]:
     """Faults of all kinds in three calls of every ten."""
     rng = random.Random(seed)
-    kinds = itertools.cycle(("500", "hang", "cut", "prose", "json", "names", "beyond"))
+    kinds = itertools.cycle(("500", "hang", "cut", "prose", "json", "names", "beyond", "echo"))
     planned: list[str | None] = []
 
     def fault(number: int) -> str | None:
@@ -287,15 +299,30 @@ class _Handler(BaseHTTPRequestHandler):
                 hint = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
                 return self._send(400, {"error": {"message": f"Unsupported parameter: '{name}'.{hint}"}})
         if not options.schema and "response_format" in body:
-            return self._send(400, {"error": {"message": "response_format.type must be text"}})
+            return self._send(400, {"error": {"message": options.refusal}})
         if fault == "500":
             # Some echo what they were sent.
             return self._send(500, {"error": {"message": f"internal error, your header was {said}"}})
         if fault == "hang":
             vlm.closing.wait(30)
             return None
+        if fault == "400":
+            return self._send(400, {"error": {"message": "the image could not be loaded"}})
         text = vlm.reply(body, fault)
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        if fault == "echo":
+            text = _with_echo(text, said)
+        if fault == "think":
+            # The opening tag stands in the prompt, as chat templates have it.
+            text = 'The hand {or is it?} moves: {"subtasks": 1}, no.\n</think>\n\n' + text
+        half = len(text) // 2
+        content = {
+            "parts": [
+                {"type": "thinking", "thinking": []},
+                *({"type": "text", "text": t} for t in (text[:half], text[half:])),
+            ],
+            "object": {"text": text},
+        }.get(str(fault), text)
+        choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
         if fault == "length":
             choice["finish_reason"] = "length"
         usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}

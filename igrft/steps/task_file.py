@@ -183,12 +183,5 @@ def _load_tasks(path: str, files: tuple[tuple[str, tuple[int, int]], ...]) -> Ta
     return Tasks(tuple(found.items()), None)
 
 
-def task_content(path: str) -> list[Any]:
-    """What of the task files decides labels; keys staged work."""
-    tasks = load_tasks(path)
-    everything = [(None, tasks.only)] if tasks.only else list(tasks.by_match)
-    return [[m, t.subtasks, t.weights] for m, t in everything if t is not None]
-
-
 def _plain(text: str) -> str:
     return " ".join(text.lower().strip().rstrip(".!").replace("_", " ").split())

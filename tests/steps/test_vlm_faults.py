@@ -34,7 +34,7 @@ def test_a_server_that_fails_in_three_calls_of_ten(tmp_path, monkeypatch, capfd)
     said: list[str] = []
     with vlm_server(fault=thirty_percent(), key=SECRET) as server:
         result = run(source, tmp_path, server.base_url, api_key_env="TEST_VLM_KEY", said=said, **settings)
-        assert set(server.faults.values()) == {"500", "hang", "cut", "prose", "json", "names", "beyond"}
+        assert set(server.faults.values()) == {"500", "hang", "cut", "prose", "json", "names", "beyond", "echo"}
         assert 0.25 < len(server.faults) / len(server.bodies) < 0.35
     labelled = [e for e in range(30) if e not in result.set_aside]
     assert len(labelled) == result.episodes >= 20
@@ -58,7 +58,43 @@ def test_a_server_that_fails_in_three_calls_of_ten(tmp_path, monkeypatch, capfd)
         assert segments(tmp_path / "out", e) == truths[e]
 
 
-@pytest.mark.parametrize("fault", ["drip", "page", "empty", "length"])
+@pytest.mark.parametrize("secret", [SECRET, 'sk/te"st\\5ecret'])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_key_that_comes_back_in_an_answer_goes_nowhere(tmp_path, monkeypatch, capfd, closed, secret):
+    """In a description, in a name that is refused, in a name that is taken."""
+    monkeypatch.setenv("TEST_VLM_KEY", secret)
+    source = write_set(tmp_path / "source", [plain_truth(e) for e in range(2)])
+    more = {"task": str(write_task(tmp_path))} if closed else {}
+    said: list[str] = []
+    # Of the first episode every answer but the description, and of the second that alone.
+    echo = {0, 1, 2, 3} if closed else {0, 1, 2}
+    with vlm_server(fault=lambda number: "echo" if number in echo else None, key=secret) as server:
+        result = run(
+            source,
+            tmp_path,
+            server.base_url,
+            api_key_env="TEST_VLM_KEY",
+            concurrency=1,
+            said=said,
+            merge="spelling",
+            **more,
+        )
+    assert len(server.faults) == len(echo)
+    if closed:
+        ((e, reason),) = result.set_aside.items()
+        assert "refused twice: 'Bearer ***' is none of the subtasks" in reason
+        assert record(tmp_path / "out", e) == {"set_aside": reason}
+    else:
+        assert result.set_aside == {}
+        assert "bearer ***" in {segments(tmp_path / "out", e)[0][0] for e in range(2)}
+    assert any("You sent Bearer ***." in part["text"] for part in server.bodies[1]["messages"][0]["content"][-1:])
+    captured = capfd.readouterr()
+    shown = json.dumps(result.to_json()) + "".join(said) + captured.out + captured.err
+    kept = everything_under(tmp_path / "out", tmp_path / "cache", *tmp_path.glob("*.staging"))
+    assert "5ecret" not in shown and b"5ecret" not in kept
+
+
+@pytest.mark.parametrize("fault", ["drip", "page", "empty", "length", "object"])
 def test_what_else_a_server_may_do_sets_the_episode_aside(tmp_path, fault):
     source = write_set(tmp_path / "source", [plain_truth(e) for e in range(2)])
     settings = {"task": str(write_task(tmp_path)), "concurrency": 1, "timeout": 1, "retries": 1, "describe": False}
@@ -70,6 +106,7 @@ def test_what_else_a_server_may_do_sets_the_episode_aside(tmp_path, fault):
         "drip": "no answer within 1 s",
         "page": "answers what is no chat completion",
         "empty": "answers what is no chat completion",
+        "object": "answers what is no chat completion",
         "length": "refused twice: it was cut off after 4096 tokens (max_tokens)",
     }
     assert expected[fault] in reason and result.episodes == 1 and len(server.bodies) == 3

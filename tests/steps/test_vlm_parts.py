@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from igrft.errors import UsageError
@@ -50,11 +50,13 @@ def test_no_frame_is_shown_twice_where_the_recording_is_slower_than_the_rate():
 @given(
     length=st.integers(1, 5000),
     fps=st.sampled_from([5.0, 10.0, 29.97, 30.0, 50.0]),
-    rate=st.floats(0.5, 60),
-    longest=st.floats(5, 60),
+    rate=st.floats(0.05, 60),
+    longest=st.floats(0.5, 60),
     share=st.floats(0, 0.5),
 )
 def test_windows_cover_every_episode(length, fps, rate, longest, share):
+    # Less is refused: a window could then show nothing.
+    assume(longest * min(rate, fps) >= 2)
     found = windows_of(length, fps, rate=rate, longest=longest, overlap=longest * share)
     assert found[0].start == 0 and found[-1].end == length / fps and found[-1].frames[-1] == length - 1
     for window in found:
@@ -171,25 +173,59 @@ def test_a_wrong_answer_is_refused_with_its_reason(answer, reason):
         '```json\n{"a": {"b": "}"}}\n```',
         'Sure! {"a": {"b": "}"}} I hope this helps {x}.',
         '<think>{"a": 0}, or not</think>{"a": {"b": "}"}}',
+        # Without a beginning, which stands in the prompt; thoughts in thoughts; another model's.
+        'It may be {"a": 0}, or not.\n</think>\n\n{"a": {"b": "}"}}',
+        '<think>{"a": 0}</think>, no: {"a": 1}</think>```{"a": {"b": "}"}}```',
+        '◁think▷{"a": 0}◁/think▷{"a": {"b": "}"}}',
+        # What else stands in braces.
+        'First {}, then {"a": {"b": "}"}}',
+        'The {red} one, {"b": 1} or {"a: {"a": {"b": "}"}}',
     ],
 )
 def test_json_is_found_in_what_models_wrap_around_it(text):
-    assert read_json_answer(text) == {"a": {"b": "}"}}
+    assert read_json_answer(text, "a") == {"a": {"b": "}"}}
 
 
-@pytest.mark.parametrize("text", ["", "no", '{"a": ', '{"a": NaN}', "{" * 100000, '{"a": 1'])
+@pytest.mark.parametrize("text", ["", "no", '{"a": ', '{"a": NaN}', "{" * 100000, '{"b":' * 100000, '{"a": 1'])
 def test_what_is_no_json_is_refused(text):
     with pytest.raises(Refused):
-        read_json_answer(text)
+        read_json_answer(text, "a")
+
+
+def test_a_refusal_says_what_is_wrong_with_the_object_that_was_meant():
+    with pytest.raises(Refused, match="no JSON object in it has 'a'"):
+        read_json_answer('{} and {"b": {}}', "a")
+    with pytest.raises(Refused, match="cannot be read .*char 34"):
+        read_json_answer('The {red} one. {"a": [{"b": 1}, {}', "a")
+    with pytest.raises(Refused, match="holds no JSON object"):
+        read_json_answer('{"a": 1} </think> I cannot.', "a")
+
+
+def test_names_are_known_by_more_than_one_spelling_where_it_is_clear():
+    names = ("Reach the  cup", "grasp", "Grasp.", "lift (2.)")
+    for said_name, meant in {
+        "reach the cup.": "Reach the  cup",
+        " REACH  the cup ": "Reach the  cup",
+        "grasp": "grasp",
+        "Grasp.": "Grasp.",
+        "Lift (2.)": "lift (2.)",
+    }.items():
+        assert read_spans(said((said_name, 0, 10)), question(names), 0.25)[0][0] == meant
+    # Two it could be; none it is.
+    for wrong in ("GRASP", "reach cup", "."):
+        with pytest.raises(Refused, match="is none of the subtasks"):
+            read_spans(said((wrong, 0, 10)), question(names), 0.25)
 
 
 def test_success_and_description():
     assert read_success({"success": False}) is False
     with pytest.raises(Refused, match="true or false"):
         read_success({"success": "yes"})
-    assert read_description("<think>hm</think> The arm\n moves. ") == "The arm moves."
-    with pytest.raises(Refused, match="empty"):
-        read_description("<think>hm</think>")
+    for said in ("<think>hm</think> The arm\n moves. ", "I see a hand. </think>The arm moves.", "The arm moves."):
+        assert read_description(said) == "The arm moves."
+    for said in ("<think>hm</think>", "hm</think>", " <think>hm, and so on"):
+        with pytest.raises(Refused, match="empty"):
+            read_description(said)
 
 
 def test_the_schema_closes_the_vocabulary_and_asks_for_success_where_it_is_asked():
@@ -274,6 +310,21 @@ def build(**settings):
         ({"model": None}, "needs 'model'"),
         ({"base_url": None}, "needs 'base_url'"),
         ({"base_url": "127.0.0.1:1"}, "must look like http://host:port/v1"),
+        ({"base_url": "http://localhost:80o0/v1"}, "must look like http://host:port/v1"),
+        ({"base_url": "http://localhost:secret/v1"}, "must look like http://host:port/v1"),
+        ({"base_url": "http://localhost:99999/v1"}, "must look like http://host:port/v1"),
+        ({"base_url": "http://localhost:0/v1"}, "must look like http://host:port/v1"),
+        ({"base_url": "http://[::1/v1"}, "must look like http://host:port/v1"),
+        (
+            {"base_url": "http://localhost/v1", "serve_command": "vllm serve m --port {port}"},
+            "needs the port in base_url",
+        ),
+        (
+            {"frames_per_second": 0.1, "window": 1, "overlap": 0},
+            "1 s at 0.1 frames a second shows less than two frames",
+        ),
+        ({"camera": []}, "camera must name a camera"),
+        ({"camera": ["front", ""]}, "camera must name a camera"),
         ({"base_url": "http://me:secret@host/v1"}, "a key goes into an environment variable"),
         ({"base_url": "http://host/v1?key=secret"}, "a key goes into an environment variable"),
         ({"base_url": None, "serve_command": "vllm serve m"}, "needs {port}"),
@@ -312,7 +363,15 @@ def test_one_camera_or_several():
 
 def test_only_what_decides_the_labels_keys_them():
     first = build().settings()
-    patience = {"concurrency": 1, "timeout": 9, "retries": 0, "cache": "x", "ask_again": True, "schema": "always"}
+    patience = {
+        "merge": "spelling",
+        "concurrency": 1,
+        "timeout": 9,
+        "retries": 0,
+        "cache": "x",
+        "ask_again": True,
+        "schema": "always",
+    }
     assert build(base_url="http://other/v1", api_key_env="KEY", **patience).settings() == first
     for name, value in {"model": "n", "window": 20, "describe": False, "schema": "never", "temperature": 1}.items():
         assert build(**{name: value}).settings() != first
@@ -322,9 +381,21 @@ def test_the_record_says_nothing_of_the_authors_machine():
     step = build(api_key_env="MY_KEY", cache="/home/me/cache", serve_command="vllm serve /home/me/m --port {port}")
     text = json.dumps(step_json(step))
     assert '"model": "m"' in text
+    assert "extra_body" not in step_json(build(extra_body={"token": "5ecret"}))
     assert not any(word in text for word in ("127.0.0.1", "MY_KEY", "/home", "vllm"))
     # Other sources do not list what is not theirs.
     assert "window" not in step_json(build_step({"type": "subtasks"}, "p.yaml"))
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["/home/me/models/Seer-7B", "/home/me/models/Seer-7B/", "~/Seer-7B", "../Seer-7B", r"C:\me\Seer-7B", "me/Seer-7B"],
+)
+def test_the_record_names_a_model_and_not_the_folder_that_it_lies_in(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me/Seer-7B").mkdir(parents=True)
+    assert step_json(build(model=model))["model"] == "Seer-7B"
+    assert step_json(build(model="another/Seer-7B"))["model"] == "another/Seer-7B"
 
 
 # The cache.

@@ -6,11 +6,14 @@ import json
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import add_column
 from vlm_server import NAMES, VARIANTS, looks, vlm_server
-from vlm_sets import FPS, plain_truth, record, run, segments, write_set, write_task
+from vlm_sets import FPS, entry, plain_truth, record, run, segments, write_set, write_task
 
+from igrft import annotate
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 
@@ -187,6 +190,111 @@ def test_a_server_without_schemas_is_asked_without(tmp_path):
         run(source, tmp_path, server.base_url, task=task, out="never", schema="always", cache=str(tmp_path / "c2"))
 
 
+def test_one_refusal_for_another_reason_costs_no_schema(tmp_path):
+    source = write_set(tmp_path / "source", [plain_truth(e) for e in range(3)])
+    said: list[str] = []
+    with vlm_server(fault=lambda number: "400" if number == 0 else None) as server:
+        result = run(
+            source, tmp_path, server.base_url, task=str(write_task(tmp_path)), describe=False, concurrency=1, said=said
+        )
+    assert result.set_aside == {} and len(server.bodies) == 4
+    assert all("response_format" in body for body in server.bodies) and "took no" not in said[-1]
+
+
+def test_what_a_server_did_not_take_is_said_at_the_end(tmp_path):
+    truths = [plain_truth(e) for e in range(3)]
+    source = write_set(tmp_path / "source", truths)
+    said: list[str] = []
+    more = {"task": str(write_task(tmp_path)), "describe": False, "concurrency": 1}
+    with vlm_server(schema=False, refusal="Bad Request", lacks=("temperature",)) as server:
+        run(source, tmp_path, server.base_url, said=said, **more)
+    assert [segments(tmp_path / "out", e) for e in range(3)] == truths
+    # It names the temperature; of the schema it says nothing, so that it is asked once more before that is left out.
+    assert ["response_format" in b for b in server.bodies] == [True, True, True, False, False, False]
+    assert said[-1].endswith("; the server took no JSON schema and no temperature: asked without")
+
+
+@pytest.mark.parametrize("fault", ["think", "parts"])
+def test_thoughts_and_parts_are_no_part_of_the_answer(tmp_path, fault):
+    truths = [plain_truth(e) for e in range(2)]
+    source = write_set(tmp_path / "source", truths)
+    with vlm_server(fault=lambda number: fault) as server:
+        result = run(source, tmp_path, server.base_url, task=str(write_task(tmp_path)))
+    assert result.set_aside == {} and [segments(tmp_path / "out", e) for e in range(2)] == truths
+    assert len(server.bodies) == 4
+    for body in segmenting(server):
+        assert "frames:\nThe robot moves: 0@0" in text_of(body) and "or is it" not in text_of(body)
+
+
+def test_what_changes_no_answer_asks_nothing(tmp_path):
+    truths = [plain_truth(e) for e in range(2)]
+    source = write_set(tmp_path / "source", truths)
+
+    def asked(result):
+        return result.spent.get("subtasks", {}).get("asked", 0)
+
+    with vlm_server() as server:
+        more = {"task": str(write_task(tmp_path))}
+        assert asked(run(source, tmp_path, server.base_url, **more)) == 4
+        assert "importance" not in record(tmp_path / "out", 0)
+        # Weights, and what success is where nobody asks for it.
+        write_task(tmp_path, subtasks=[{"name": n, "weight": w} for w, n in enumerate(NAMES)], success="it glows")
+        assert asked(run(source, tmp_path, server.base_url, **more)) == 0
+        assert record(tmp_path / "out", 1)["importance"] == dict(zip(NAMES, range(4), strict=True))
+        assert [segments(tmp_path / "out", e) for e in range(2)] == truths
+        write_task(tmp_path, goal="put the cup away")
+        assert asked(run(source, tmp_path, server.base_url, **more)) == 4
+        assert asked(run(source, tmp_path, server.base_url, judge_success=True, **more)) == 4
+        write_task(tmp_path, goal="put the cup away", success="it glows")
+        assert asked(run(source, tmp_path, server.base_url, judge_success=True, **more)) == 4
+        # How names are merged, where they are.
+        assert asked(run(source, tmp_path, server.base_url, out="open")) == 5
+        assert asked(run(source, tmp_path, server.base_url, out="open", merge="spelling")) == 0
+
+
+def test_weights_of_a_task_file_are_what_rewards_take(tmp_path):
+    source = write_set(tmp_path / "source", [plain_truth(0)])
+    task, path = write_task(tmp_path), tmp_path / "rewards.yaml"
+    with vlm_server() as server:
+        steps = [entry(server.base_url, tmp_path, task=str(task)), {"type": "rewards", "weights": "task"}]
+        path.write_text(json.dumps({"steps": steps}))
+        for weights in ((1, 1, 1, 1), (1, 2, 4, 1)):
+            write_task(tmp_path, subtasks=[{"name": n, "weight": w} for n, w in zip(NAMES, weights, strict=True)])
+            annotate(source, tmp_path / "out", pipeline=path, say=lambda line: None)
+            found = [s["weight"] for s in record(tmp_path / "out", 0)["subtasks"]]
+            assert found == [w / sum(weights) for w in weights]
+
+
+def test_a_new_task_file_asks_about_its_own_episodes_alone(tmp_path):
+    source = write_set(tmp_path / "source", [plain_truth(e) for e in range(3)])
+    path = source / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.ParquetFile(path).read()
+    tasks = pa.array([["put the cup away"], ["clear the table"], ["put the cup away"]])
+    pq.write_table(table.set_column(table.column_names.index("tasks"), "tasks", tasks), path)
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    write_task(folder, match=["put the cup away"])
+    with vlm_server() as server:
+        result = run(source, tmp_path, server.base_url, task=str(folder))
+        assert result.set_aside.keys() == {1} and "no task file matches 'clear the table'" in result.set_aside[1]
+        assert result.spent["subtasks"]["asked"] == 4
+        write_task(folder, match=["put the cup away"]).rename(folder / "first.yaml")
+        write_task(folder, match=["clear the table"])
+        result = run(source, tmp_path, server.base_url, task=str(folder))
+        assert result.set_aside == {} and result.spent["subtasks"]["asked"] == 2
+
+
+def test_snapping_without_signals_is_refused_before_anything_is_sent(tmp_path):
+    source = write_set(tmp_path / "source", [plain_truth(0)])
+    with vlm_server() as server:
+        with pytest.raises(IgrftError, match="neither observation.state nor action, .*; set snap_window: 0$"):
+            run(source, tmp_path, server.base_url, task=str(write_task(tmp_path)), snap_window=0.3)
+        # No recording shows more than it has.
+        with pytest.raises(IgrftError, match="0.15 s at 10 frames a second shows less than two"):
+            run(source, tmp_path, server.base_url, frames_per_second=20.0, window=0.15, overlap=0)
+    assert server.bodies == []
+
+
 def test_a_busy_server_is_asked_again_when_it_says(tmp_path):
     source = write_set(tmp_path / "source", [plain_truth(0)])
     with vlm_server(busy=1) as server:
@@ -245,9 +353,6 @@ def test_boundaries_move_onto_events_where_asked(tmp_path):
 
 
 def add_state(source, event):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = source / "data/chunk-000/file-000.parquet"
     table = pq.ParquetFile(path).read()
     n = table.num_rows

@@ -87,6 +87,14 @@ def test_wrong_commands_are_refused(tmp_path):
     assert KEY not in str(caught.value)
 
 
+def test_a_cache_that_cannot_be_written_ends_the_run_and_blames_no_episode(tmp_path):
+    source = write_set(tmp_path / "source", [plain_truth(0)])
+    (tmp_path / "file").write_text("no folder")
+    more = {"serve_command": COMMAND, "cache": str(tmp_path / "file")}
+    with pytest.raises(IgrftError, match=r"^the cache .*/file/logs cannot be written .*steps.subtasks.cache=FOLDER"):
+        run(source, tmp_path, None, task=str(write_task(tmp_path)), **more)
+
+
 def test_the_server_ends_with_us_even_where_we_are_killed(tmp_path):
     pid = tmp_path / "pid"
     script = (

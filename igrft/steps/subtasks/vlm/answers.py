@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,29 +11,54 @@ from igrft.errors import did_you_mean
 from igrft.steps.subtasks.vlm.prompts import Question
 from igrft.steps.subtasks.vlm.windows import Span
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+#: Ends of what models say to themselves. The beginning is not looked for: many chat templates write it into the
+#: prompt, so that it never stands in the answer.
+_THOUGHT_ENDS = ("</think>", "</thinking>", "◁/think▷")
+_THOUGHT_STARTS = ("<think>", "<thinking>", "◁think▷")
+#: Braces at which JSON is looked for; prose has fewer, and a text of nothing else is not worth more.
+_MOST_TRIES = 1000
 
 
 class Refused(Exception):
     """The answer cannot be used. The message says why, for the model and for people."""
 
 
-def read_json_answer(text: str) -> dict[str, Any]:
+def without_thoughts(text: str) -> str:
+    """An answer without what the model said to itself before it."""
+    past = max((text.rfind(sign) + len(sign) for sign in _THOUGHT_ENDS if sign in text), default=0)
+    return text[past:]
+
+
+def read_json_answer(text: str, wanted: str) -> dict[str, Any]:
     """The JSON object in an answer; models wrap it in fences, thoughts or a sentence.
+
+    Args:
+        wanted: the key that tells it from other objects, and from braces in prose.
 
     Raises:
         Refused: there is none.
     """
-    text = _THOUGHT.sub("", text)
+    text = without_thoughts(text)
+    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    found, problem, furthest = False, "", -1
     start = text.find("{")
-    if start < 0:
-        raise Refused("it holds no JSON object")
-    try:
-        # What follows the object (a fence, a remark) is left alone.
-        value, _ = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text[start:])
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"its JSON cannot be read ({error})") from None
-    return value
+    for _ in range(_MOST_TRIES):
+        if start < 0:
+            break
+        try:
+            # What follows the object (a fence, a remark) is left alone.
+            value, _ = decoder.raw_decode(text, start)
+            found = True
+            if wanted in value:
+                return value
+        except (ValueError, RecursionError) as error:
+            # Of several, the one that was read furthest is the one that was meant.
+            if (at := getattr(error, "pos", start)) > furthest:
+                problem, furthest = str(error), at
+        start = text.find("{", start + 1)
+    if problem:
+        raise Refused(f"its JSON cannot be read ({problem})")
+    raise Refused(f"no JSON object in it has {wanted!r}" if found else "it holds no JSON object")
 
 
 def _no_constant(name: str) -> Any:
@@ -46,8 +71,9 @@ def read_description(text: str) -> str:
     Raises:
         Refused: there is nothing in it.
     """
-    text = " ".join(_THOUGHT.sub("", text).split())
-    if not text:
+    text = " ".join(without_thoughts(text).split())
+    # A thought without an end is all there is.
+    if not text or text.startswith(_THOUGHT_STARTS):
         raise Refused("it is empty")
     return text
 
@@ -100,10 +126,7 @@ def _entry(entry: Any, number: int, question: Question) -> Span:
         raise Refused(f"subtask {number} needs a name of a few words")
     name = " ".join(name.split())
     if question.names:
-        spelled = next((n for n in question.names if " ".join(n.split()) == name), None)
-        if spelled is None:
-            raise Refused(f"{name!r} is none of the subtasks{did_you_mean(name, list(question.names))}")
-        name = spelled
+        name = _spelled(name, question.names)
     if not isinstance(done, bool):
         raise Refused(f"subtask {number} ({name!r}): 'done' must be true or false")
     times = []
@@ -113,6 +136,23 @@ def _entry(entry: Any, number: int, question: Question) -> Span:
             raise Refused(f"subtask {number} ({name!r}): {key!r} must be a number of seconds")
         times.append(float(value))
     return name, times[0], times[1], done
+
+
+def _spelled(name: str, names: Sequence[str]) -> str:
+    """A name as the task file spells it; case, spaces and a final dot do not matter where they tell none apart."""
+    for plain in (_spaced, _loose):
+        same = [n for n in names if plain(n) == plain(name)]
+        if len(same) == 1:
+            return same[0]
+    raise Refused(f"{name!r} is none of the subtasks{did_you_mean(name, list(names))}")
+
+
+def _spaced(name: str) -> str:
+    return " ".join(name.split())
+
+
+def _loose(name: str) -> str:
+    return _spaced(_spaced(name).rstrip(".")).casefold()
 
 
 def read_success(answer: dict[str, Any]) -> bool:

@@ -43,6 +43,14 @@ def cache_folder(setting: str | None = None) -> Path:
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "igrft"
 
 
+def unwritable(folder: Path, error: OSError) -> IgrftError:
+    """What ends a run that can keep nothing of what it pays for."""
+    return IgrftError(
+        f"the cache {folder} cannot be written ({error.strerror}); give another with --steps.subtasks.cache=FOLDER, or "
+        "IGRFT_CACHE"
+    )
+
+
 def request_digest(request: Mapping[str, Any]) -> str:
     """Digest of a request: of all it says, pictures included, and of nothing else."""
     text = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -91,7 +99,4 @@ class AnswerCache:
             if temporary:
                 with contextlib.suppress(OSError):
                     Path(temporary).unlink()
-            raise IgrftError(
-                f"the cache {self.folder} cannot be written ({error.strerror}); give another with "
-                "--steps.subtasks.cache=FOLDER, or IGRFT_CACHE"
-            ) from None
+            raise unwritable(self.folder, error) from None

@@ -1,11 +1,13 @@
 """Asks the model: one call, its retries, its time-out, and what the server does not take.
 
 HTTP, pauses between tries and ``Retry-After`` are the `openai` package's. Ours is what it lacks: an end to a call that
-drips on for ever, giving up what a server refuses (a JSON schema, a temperature), and keeping the key out of messages.
+drips on for ever, giving up what a server refuses (a JSON schema, a temperature), and keeping the key out of messages
+and answers.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,8 @@ _PATIENCE = 8
 _HOPELESS = {401: "refuses the key", 403: "refuses the key", 404: "does not know the model or the address"}
 #: How servers say that they do not take something, and what it is then sent as.
 _REFUSES = (400, 415, 422, 501)
+#: Characters from which on a key is looked for in answers. "test" and "EMPTY" are no secrets, but stand in words.
+_LEAST_KEY = 8
 
 
 @dataclass
@@ -67,6 +71,11 @@ class ChatClient:
         )
         self._client.organization = self._client.project = None
 
+    @property
+    def dropped(self) -> list[str]:
+        """What the server did not take and answers were then asked without, in words."""
+        return [words for name, words in _DROPPED.items() if name in self._without]
+
     def close(self) -> None:
         """Cut all connections."""
         self._client.close()
@@ -92,7 +101,7 @@ class ChatClient:
             try:
                 answer: Answer | None = self._call(messages, None if "schema" in without else schema, without)
             except _Refusal as refusal:
-                # Sent once more without what the server does not take; it is remembered if that was the cause.
+                # Sent once more without what the server does not take; it is remembered if it then answers.
                 answer, last = self._reduced(messages, schema, without, refusal)
             except _BadReply as error:
                 last = str(error)
@@ -115,7 +124,13 @@ class ChatClient:
     ) -> tuple[Answer | None, str]:
         tried, text = set(without), refusal.text
         may_drop = schema is not None and self._settings.schema == "auto"
-        while (suspect := _suspect(text, may_drop, tried)) is not None:
+        while True:
+            suspect = _suspect(text, may_drop, tried)
+            if suspect is None and may_drop and "schema" not in tried:
+                # It names nothing. Once that may be chance; twice the schema, which not every server takes, is likely.
+                suspect = "nothing" if "nothing" not in tried else "schema"
+            if suspect is None:
+                return None, text
             tried.add(suspect)
             try:
                 answer = self._call(messages, None if "schema" in tried else schema, tried)
@@ -126,9 +141,8 @@ class ChatClient:
             except _BadReply as error:
                 return None, str(error)
             with self._lock:
-                self._without |= tried
+                self._without |= tried - {"nothing"}
             return answer, ""
-        return None, text
 
     def _call(self, messages: list[dict[str, Any]], schema: Mapping[str, Any] | None, without: set[str]) -> Answer:
         import openai
@@ -145,10 +159,10 @@ class ChatClient:
         try:
             reply = self._client.chat.completions.create(**arguments, extra_body=s.extra_body)
             choice = reply.choices[0]
-            text, usage = choice.message.content or "", reply.usage
+            usage = reply.usage
             return Answer(
-                text,
-                choice.finish_reason or "stop",
+                self._without_key(_content(choice.message.content), _LEAST_KEY),
+                self._without_key(str(choice.finish_reason or "stop"), _LEAST_KEY),
                 int(usage.prompt_tokens or 0) if usage else 0,
                 int(usage.completion_tokens or 0) if usage else 0,
             )
@@ -187,8 +201,16 @@ class ChatClient:
         )
 
     def redacted(self, text: str) -> str:
-        """A text without the key."""
-        return " ".join(text.replace(self._key, "***").split())[:300] if self._key else " ".join(text.split())[:300]
+        """A text without the key, in one line, cut."""
+        return " ".join(self._without_key(text).split())[:300]
+
+    def _without_key(self, text: str, least: int = 1) -> str:
+        """A text without the key, as it is and as JSON may spell it: what a server answers is kept and published."""
+        if self._key and len(self._key) >= least:
+            quoted = json.dumps(self._key)[1:-1]
+            for spelling in (self._key, quoted, quoted.replace("/", "\\/")):
+                text = text.replace(spelling, "***")
+        return text
 
 
 class _Refusal(Exception):
@@ -203,11 +225,41 @@ class _BadReply(Exception):
     """Status 200, and no chat completion."""
 
 
+#: What may be left out, by what a server calls it in its refusal.
+_SIGNS = {
+    "max_tokens": ("max_completion_tokens",),
+    "temperature": ("temperature",),
+    "schema": ("response_format", "schema", "structured output", "guided"),
+}
+#: The same for people. The limit of tokens is only sent by its other name.
+_DROPPED = {"schema": "JSON schema", "temperature": "temperature"}
+
+
 def _suspect(text: str, schema: bool, without: set[str]) -> str | None:
-    """What the server may have refused and has not been left out yet: what it names, else the schema."""
+    """What the server names in its refusal and has not been left out yet."""
     low = text.lower()
-    named = [w for w, sign in (("max_tokens", "max_completion_tokens"), ("temperature", "temperature")) if sign in low]
-    return next((w for w in (*named, *(["schema"] if schema else [])) if w not in without), None)
+    for name, signs in _SIGNS.items():
+        if name not in without and (schema or name != "schema") and any(sign in low for sign in signs):
+            return name
+    return None
+
+
+def _content(content: Any) -> str:
+    """The text of an answer; some servers give it in parts, thoughts apart.
+
+    Raises:
+        TypeError, KeyError: it is neither text nor parts.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise TypeError("the content is no text")
+    found = []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind in ("text", "output_text"):
+            found.append(part["text"] if isinstance(part, Mapping) else part)
+    return "".join(found)
 
 
 def _message(error: Any) -> str:

@@ -127,7 +127,7 @@ class EpisodeAsker:
         sheets = make_sheets(episode, question.window, cameras, s)
 
         def read(text: str) -> tuple[list[Span], bool | None]:
-            answer = read_json_answer(text)
+            answer = read_json_answer(text, "subtasks")
             spans = read_spans(answer, question, interval)
             return spans, read_success(answer) if question.criterion is not None else None
 

@@ -13,7 +13,7 @@ import time
 from urllib.parse import urlsplit
 
 from igrft.errors import IgrftError, UsageError
-from igrft.steps.subtasks.vlm.cache import cache_folder
+from igrft.steps.subtasks.vlm.cache import cache_folder, unwritable
 from igrft.steps.subtasks.vlm.settings import VlmSettings
 
 #: Seconds that a server gets to end by itself.
@@ -36,7 +36,7 @@ class Server:
 
         Raises:
             UsageError: the command cannot be started, or holds the key.
-            IgrftError: it ended, or did not answer in time; the message names the log.
+            IgrftError: it ended, or did not answer in time (the message names the log), or the log cannot be written.
         """
         command = settings.serve_command or ""
         if key and key in command:
@@ -47,8 +47,13 @@ class Server:
         port = urlsplit(settings.base_url).port if settings.base_url else _free_port()
         self.base_url = settings.base_url or f"http://127.0.0.1:{port}/v1"
         self.log = cache_folder(settings.cache) / "logs" / f"serve-{os.getpid()}-{time.time_ns()}.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         self._key = key
+        try:
+            # Here and not by the thread that writes it: the run ends then, and no episode is to blame.
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self.log.touch()
+        except OSError as error:
+            raise unwritable(self.log.parent, error) from None
         try:
             # A session of its own: Ctrl-C is ours to hand on, and what the command starts ends with it.
             self._process = subprocess.Popen(
@@ -73,10 +78,11 @@ class Server:
         """What the server prints, without the key, which some servers print among their settings."""
         assert self._process.stdout is not None
         key = self._key.encode() if self._key else None
-        with contextlib.suppress(OSError), self.log.open("wb") as stream:
+        with self.log.open("wb", buffering=0) as stream:
             for line in self._process.stdout:
-                stream.write(line.replace(key, b"***") if key else line)
-                stream.flush()
+                # Read on where the disk is full: a server that nobody listens to stops.
+                with contextlib.suppress(OSError):
+                    stream.write(line.replace(key, b"***") if key else line)
 
     def _wait(self, patience: float, stopping: threading.Event) -> None:
         import httpx

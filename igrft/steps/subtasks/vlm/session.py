@@ -121,6 +121,8 @@ class Session:
         try:
             if client is not None:
                 traffic = client.traffic
+                if client.dropped:
+                    self.troubles.append(f"the server took no {' and no '.join(client.dropped)}: asked without")
                 client.close()
         finally:
             if server is not None:

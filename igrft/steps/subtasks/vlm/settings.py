@@ -7,6 +7,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -31,10 +32,10 @@ _DECISIVE = (
     "extra_body",
     "judge_success",
     "snap_window",
-    "merge",
 )
 #: Of the author's machine or network: left out of ``meta/igrft.json``, which is published with the dataset.
-_PRIVATE = ("base_url", "serve_command", "cache", "api_key_env")
+#: ``extra_body`` may hold what lets a request through.
+_PRIVATE = ("base_url", "serve_command", "cache", "api_key_env", "extra_body")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class VlmSettings:
     def decisive(self) -> dict[str, Any]:
         """What of the settings decides the labels."""
         found = {name: getattr(self, name) for name in _DECISIVE}
-        return found | {"schema": self.schema != "never"}
+        return found | {"schema": self.schema != "never", "camera": self.cameras}
 
     def check(self) -> None:
         """Refuse what cannot work.
@@ -147,17 +148,46 @@ class VlmSettings:
             )
         if not 1 <= self.jpeg_quality <= 95:
             raise UsageError(f"step 'subtasks': jpeg_quality must be 1 to 95, got {self.jpeg_quality}")
+        if self.camera is not None and not all(self.cameras or ("",)):
+            raise UsageError("step 'subtasks': camera must name a camera; leave it out for one that is chosen")
+        self.check_density(self.frames_per_second)
+
+    def check_density(self, rate: float) -> None:
+        """Refuse windows that would show nothing, or nothing that changes.
+
+        Args:
+            rate: frames shown a second: as set, and no more than the recording has.
+
+        Raises:
+            UsageError: naming both keys.
+        """
+        # Windows have equal lengths, so that one may be half as long as is set: it then still holds a frame.
+        if self.window * rate < 2:
+            raise UsageError(
+                f"step 'subtasks': a window of {self.window:g} s at {rate:g} frames a second shows less than two "
+                "frames; raise window or frames_per_second"
+            )
 
     def _check_places(self) -> None:
         if self.base_url:
-            parts = urlsplit(self.base_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            try:
+                parts = urlsplit(self.base_url)
+                port = parts.port
+            except ValueError:
+                # No number, or one beyond 65535; brackets that do not close.
+                parts, port = urlsplit(""), None
+            if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
                 # Not shown: a key may have been put here by mistake.
                 raise UsageError("step 'subtasks': base_url must look like http://host:port/v1")
             if parts.username or parts.password or parts.query or parts.fragment:
                 raise UsageError(
                     "step 'subtasks': base_url must be no more than http://host:port/v1; a key goes into an "
                     "environment variable that 'api_key_env' names"
+                )
+            if self.serve_command and port is None:
+                raise UsageError(
+                    "step 'subtasks': serve_command needs the port in base_url (http://localhost:8000/v1), or no "
+                    "base_url and {port} in the command"
                 )
         elif "{port}" not in (self.serve_command or ""):
             raise UsageError("step 'subtasks': serve_command needs {port} in it where 'base_url' is not given")
@@ -192,8 +222,16 @@ VLM_KEYS = tuple(f.name for f in dataclasses.fields(VlmSettings))
 
 
 def public(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a step without what belongs to its author's machine or network."""
-    return {k: v for k, v in settings.items() if k not in _PRIVATE}
+    """Settings of a step without what belongs to its author's machine or network; of a model's folder its name."""
+    found = {k: v for k, v in settings.items() if k not in _PRIVATE}
+    if isinstance(model := found.get("model"), str) and _is_place(model):
+        found["model"] = re.split(r"[/\\]", model.rstrip("/\\"))[-1]
+    return found
+
+
+def _is_place(model: str) -> bool:
+    """Whether a model is named by where it lies, here or where it is served."""
+    return re.match(r"[/~]|\.{1,2}/|[A-Za-z]:[/\\]", model) is not None or Path(model).is_dir()
 
 
 def changed(settings: VlmSettings) -> list[str]:

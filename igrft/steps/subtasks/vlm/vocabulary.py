@@ -66,7 +66,7 @@ def merge_vocabulary(
     messages = [{"role": "user", "content": prompts.merge_names(listed)}]
     try:
         merged = session.answer(
-            messages, prompts.merge_schema(names), lambda text: read_merges(read_json_answer(text), set(names))
+            messages, prompts.merge_schema(names), lambda text: read_merges(read_json_answer(text, "merge"), set(names))
         )
     except EpisodeError as error:
         return spelled, f"subtask names were merged by their spelling alone: {error}"
