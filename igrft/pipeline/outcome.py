@@ -9,6 +9,7 @@ from typing import Any
 
 from igrft import columns as c
 from igrft.pipeline.plan import Plan
+from igrft.steps.base import Step
 
 #: Share of repeated pictures above which the interaction label flickers visibly.
 _MANY_REPEATS = 0.1
@@ -71,6 +72,11 @@ def notices_of(plan: Plan, records: Iterable[Mapping[str, Any]], episodes: int) 
             f"the camera moves: its motion was estimated and taken out in {moved} of {episodes} episodes "
             "(--steps.interaction.camera_motion=static for a camera that is known to be fixed)"
         )
+    if any(_masked_without_evidence(step) for step in plan.entries):
+        notices.append(
+            "an arm's flow bleeds over plain background beside its mask and counts there: "
+            "--steps.interaction.change_threshold=3 counts only where the picture changes (docs/interaction.md)"
+        )
     closed = any(getattr(step, "close_gaps", 0) for step in plan.steps)
     if repeated and not closed:
         notices.append(
@@ -78,3 +84,7 @@ def notices_of(plan: Plan, records: Iterable[Mapping[str, Any]], episodes: int) 
             "interaction flickers: give --steps.interaction.close_gaps=2"
         )
     return notices, assumed
+
+
+def _masked_without_evidence(step: Step) -> bool:
+    return getattr(step, "robot_mask", "none") != "none" and not getattr(step, "change_threshold", 1)

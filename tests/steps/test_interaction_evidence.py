@@ -13,6 +13,7 @@ from picture_sets import picture_set, square_over_background, texture
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import UsageError
+from igrft.pipeline.run import annotate
 from igrft.steps.interaction import Interaction
 from igrft.steps.interaction.evidence import Evidence, Look
 
@@ -142,3 +143,16 @@ def test_it_keys_staged_work_where_there_are_masks() -> None:
     assert steps[0].expand()[0].settings() != steps[1].expand()[0].settings()
     with pytest.raises(UsageError, match="change_threshold must not be negative"):
         Interaction(change_threshold=-1)
+
+
+def test_annotate_says_so(arms: dict[bool, tuple[DatasetReader, Interaction]], tmp_path: Path) -> None:
+    dataset, step = arms[True]
+    (tmp_path / "pipeline.yaml").write_text("steps: [{type: interaction}]")
+    masked = ["steps.interaction.robot_mask=folder", f"steps.interaction.mask_path={step.mask_path}"]
+
+    def said(*overrides: str) -> bool:
+        pipeline = tmp_path / "pipeline.yaml"
+        found = annotate(dataset.root, tmp_path / "out", pipeline=pipeline, overrides=overrides, workers=1)
+        return any("--steps.interaction.change_threshold=3" in line for line in found.notices)
+
+    assert said(*masked) and not said(*masked, "steps.interaction.change_threshold=3") and not said()
