@@ -14,6 +14,8 @@ _PACKAGES = {
     "eval": ("matplotlib",),
     "serve": ("msgpack", "websockets"),
     "vlm": ("openai",),
+    "mcap": ("mcap", "lz4", "zstandard", "rosbags"),
+    "ros": ("rosbags",),
 }
 
 

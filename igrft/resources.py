@@ -1,4 +1,4 @@
-"""Finds the pipelines, recipes and cards that come with the toolkit.
+"""Finds the pipelines, recipes, mappings and cards that come with the toolkit.
 
 In a checkout they are folders at the top level; in a wheel they lie under ``igrft/_resources``.
 """
@@ -13,7 +13,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def folder(kind: str) -> Path:
-    """The folder of ``kind``: ``pipelines``, ``recipes`` or ``dataset_cards``."""
+    """The folder of ``kind``: ``pipelines``, ``recipes``, ``mappings`` or ``dataset_cards``."""
     for candidate in (_PACKAGE / "_resources" / kind, _PACKAGE.parent / kind):
         if candidate.is_dir():
             return candidate

@@ -35,14 +35,15 @@ def test_a_wheel_carries_what_the_checkout_has(tmp_path):
         wheel.extractall(installed)
     code = (
         "import igrft.resources as r; from igrft.pipeline.config import load_pipeline;"
-        "load_pipeline('offline'); print(r.folder('pipelines'), r.folder('recipes'), r.folder('dataset_cards'))"
+        "load_pipeline('offline');"
+        "print(*map(r.folder, ('pipelines', 'recipes', 'mappings', 'dataset_cards')))"
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert found.stdout.count(str(installed)) == 3
-    for kind in ("pipelines", "recipes", "dataset_cards"):
+    assert found.stdout.count(str(installed)) == 4
+    for kind in ("pipelines", "recipes", "mappings", "dataset_cards"):
         ours = {p.relative_to(folder(kind)) for p in folder(kind).rglob("*") if p.is_file()}
         theirs = installed / "igrft/_resources" / kind
         assert ours == {p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file()}

@@ -53,6 +53,9 @@ def convert(
     fps: Annotated[float | None, typer.Option(help="Frames a second, where the recording does not say.")] = None,
     task: Annotated[str | None, typer.Option(help="Task string, where the recording does not say.")] = None,
     robot_type: Annotated[str | None, typer.Option(help="Robot type, where the recording does not say.")] = None,
+    mapping: Annotated[
+        str | None, typer.Option(help="Which stream becomes which feature: a YAML file, or one that comes with igrft.")
+    ] = None,
     rebuild_timestamps: Annotated[
         bool, typer.Option("--rebuild-timestamps", help="Replace timestamps by frame_index / fps.")
     ] = False,
@@ -101,6 +104,7 @@ def convert(
         progress=not quiet,
         warn=lambda text: typer.echo(f"warning: {text}", err=True),
         simulation=simulated,
+        mapping=mapping,
     )
     typer.echo(f"{result.target}: {count(result.episodes, 'episode')}, {result.frames} frames (from {result.format})")
     _list_set_aside(result.set_aside)

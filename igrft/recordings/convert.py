@@ -11,7 +11,16 @@ from igrft.dataset.files import IGRFT
 from igrft.dataset.locate import locate
 from igrft.dataset.parquet import write_json
 from igrft.errors import UsageError
-from igrft.recordings.detect import ALOHA_BGR, LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, METAWORLD, detect, is_simulation
+from igrft.recordings.detect import (
+    ALOHA_BGR,
+    LEROBOT_V1,
+    LEROBOT_V20,
+    LEROBOT_V21,
+    METAWORLD,
+    STREAMS,
+    detect,
+    is_simulation,
+)
 from igrft.recordings.options import Options, Outcome, Warnings
 from igrft.recordings.quiet import one_line_errors
 from igrft.recordings.staging import open_staging, refuse_overlap
@@ -53,14 +62,16 @@ def convert(
     progress: bool = True,
     warn: Callable[[str], None] | None = None,
     simulation: SimulationOptions | None = None,
+    mapping: str | Path | None = None,
 ) -> ConvertResult:
     """Convert recordings to a LeRobot v3.0 dataset. The source is only read.
 
     Args:
-        source: a folder, one HDF5 file, the Hub id (``user/name[@revision]``) of an older LeRobot dataset, or
-            ``metaworld:TASK``, of which demonstrations are recorded now.
+        source: a folder, one file (HDF5, MCAP, ROS bag), the Hub id (``user/name[@revision]``) of an older LeRobot
+            dataset, or ``metaworld:TASK``, of which demonstrations are recorded now.
         target: folder to make. It appears in one rename when all is done.
-        format: ``lerobot-v1``, ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5`` or ``aloha-hdf5-bgr``; None looks.
+        format: ``lerobot-v1``, ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5``, ``aloha-hdf5-bgr``,
+            ``mcap`` or ``rosbag``; None looks.
         fps: frames a second, where the recordings do not say.
         task: what the robot does, in words, where the recordings do not say.
         robot_type: written to ``meta/info.json``; None keeps what the source says.
@@ -69,6 +80,7 @@ def convert(
         progress: show a bar on standard error.
         warn: called with each warning as it comes.
         simulation: what of ``metaworld:TASK`` is recorded; None is 60 episodes with pictures.
+        mapping: file, or name of one that comes with igrft: which stream becomes which feature. Bags need one.
 
     Returns:
         What was done. Episodes that cannot be converted are left out, renumbering the others.
@@ -89,13 +101,27 @@ def convert(
     if place is not None:
         refuse_overlap(place, goal)
     found = METAWORLD if place is None else detect(place, format)
-    options = Options(fps, task, robot_type, rebuild_timestamps, progress)
+    streams = found in STREAMS
+    if mapping is not None and not streams:
+        raise UsageError(f"{found} has features of its own and takes no mapping; leave out --mapping")
+    if streams and rebuild_timestamps:
+        raise UsageError(f"{found} is aligned to rows of its frame rate anyway; leave out --rebuild-timestamps")
+    options = Options(fps, task, robot_type, rebuild_timestamps, progress, None if mapping is None else str(mapping))
     warnings = Warnings(warn)
-    with one_line_errors(goal), open_staging(goal, overwrite=overwrite) as staging:
+    with (
+        one_line_errors(goal, resumes=streams),
+        open_staging(goal, overwrite=overwrite, resumes=streams) as staging,
+    ):
         if place is None:
             from igrft.simulation.record import SimulationOptions, simulate
 
             outcome = simulate(str(source), staging.work, options, simulation or SimulationOptions(), warnings)
+        elif streams:
+            from igrft.recordings.streams.convert import convert_streams
+            from igrft.recordings.streams.sources import open_source
+
+            recordings, mapped = open_source(found, place, options)
+            outcome = convert_streams(recordings, mapped, staging.work, staging.kept, options, warnings)
         elif found == LEROBOT_V1:
             from igrft.recordings.lerobot_v1 import convert_v1
 
@@ -132,6 +158,8 @@ def _record(found: str, source: str, place: Path | None, outcome: Outcome, warni
     convert["timestamps"] = {str(i): _finite(worst) for i, worst in outcome.timestamps.items()}
     if outcome.rebuilt:
         convert["timestamps_rebuilt"] = True
+    if outcome.alignment:
+        convert["alignment"] = outcome.alignment
     convert["warnings"] = warnings
     return {"igrft_version": __version__, "convert": convert}
 

@@ -15,11 +15,18 @@ ALOHA = "aloha-hdf5"
 #: As ALOHA, but the JPEGs were made from BGR arrays, so that any viewer shows them in true colours.
 ALOHA_BGR = "aloha-hdf5-bgr"
 
+#: One or many bags; the topics are given by a mapping.
+MCAP = "mcap"
+ROSBAG = "rosbag"
+
 #: Not found by looking: a source that is written as ``metaworld:TASK``.
 METAWORLD = "metaworld"
 
 #: What ``--format`` may be.
-FORMATS = (LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR)
+FORMATS = (LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR, MCAP, ROSBAG)
+
+#: Those of timed streams, which are aligned and can be mapped.
+STREAMS = (MCAP, ROSBAG)
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -60,8 +67,8 @@ def detect(source: Path, insisted: str | None = None) -> str:
         raise IgrftError(f"{source} is a LeRobot v3.0 dataset already; run: igrft annotate {source} TARGET")
     if found is None:
         raise IgrftError(
-            f"{source} holds no recording that igrft knows (looked for {INFO} of LeRobot and for "
-            f"*.hdf5 of ALOHA){_deeper(source)}"
+            f"{source} holds no recording that igrft knows (looked for {INFO} of LeRobot, *.hdf5 "
+            f"of ALOHA, MCAP files and ROS bags){_deeper(source)}"
         )
     return found
 
@@ -72,6 +79,10 @@ def _insist(source: Path, insisted: str) -> str:
     lerobot = insisted in (LEROBOT_V20, LEROBOT_V21)
     if lerobot and not (source / INFO).is_file():
         raise IgrftError(f"{source} has no {INFO}, so it is not {insisted}; leave --format out to see what it is")
+    if insisted in (MCAP, ROSBAG):
+        if _bags(source) != insisted:
+            raise IgrftError(f"{source} holds no bag of the kind {insisted}; leave --format out to see what it is")
+        return insisted
     if insisted == LEROBOT_V1:
         if find_v1(source) is None:
             raise IgrftError(f"{source} has no train/*.arrow beside meta_data, so it is not {insisted}")
@@ -83,7 +94,7 @@ def _insist(source: Path, insisted: str) -> str:
 
 def _look(source: Path) -> str | None:
     if source.is_file():
-        return ALOHA if hdf5_files(source) else None
+        return ALOHA if hdf5_files(source) else _bags(source)
     version = dataset_version(source)
     if version is not None:
         by_version = {"v2.0": LEROBOT_V20, "v2.1": LEROBOT_V21}
@@ -97,7 +108,15 @@ def _look(source: Path) -> str | None:
         return by_version[version]
     if find_v1(source):
         return LEROBOT_V1
-    return ALOHA if hdf5_files(source) else None
+    return ALOHA if hdf5_files(source) else _bags(source)
+
+
+def _bags(source: Path) -> str | None:
+    """MCAP where there are MCAP files only, ROSBAG where there is any bag of ROS's own."""
+    from igrft.recordings.streams.bag_source import bag_paths
+
+    kinds = {path.suffix.lower() == ".mcap" and path.is_file() for path in bag_paths(source)}
+    return None if not kinds else MCAP if kinds == {True} else ROSBAG
 
 
 def find_v1(folder: Path) -> Path | None:
@@ -115,6 +134,6 @@ def _deeper(source: Path) -> str:
     if not source.is_dir():
         return ""
     for below in sorted(source.iterdir())[:100]:
-        if below.is_dir() and ((below / INFO).is_file() or hdf5_files(below)):
+        if below.is_dir() and ((below / INFO).is_file() or hdf5_files(below) or _bags(below)):
             return f"; did you mean {below}?"
     return "; give the folder that holds them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Options:
     robot_type: str | None = None
     rebuild_timestamps: bool = False
     progress: bool = True
+    mapping: str | None = None
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Outcome:
         frames: rows in all.
         set_aside: reason by source episode.
         timestamps: by new index, the worst deviation of a timestamp from the frame rate, seconds.
+        alignment: by new index, what is known of the streams that were aligned: rates, gaps, skew.
         rebuilt: whether the timestamps were rebuilt, so that the deviations are of what was recorded.
     """
 
@@ -50,6 +53,7 @@ class Outcome:
     set_aside: dict[str, str]
     timestamps: dict[int, float] = field(default_factory=dict)
     rebuilt: bool = False
+    alignment: dict[str, Any] = field(default_factory=dict)
 
 
 def listing(items: Sequence[object], limit: int = 8) -> str:

@@ -81,24 +81,29 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def one_line_errors(target: Path) -> Iterator[None]:
-    """Turn a full disk, or any other failure to write, into an error of one line that says so."""
+def one_line_errors(target: Path, *, resumes: bool = False) -> Iterator[None]:
+    """Turn a full disk, or any other failure to write, into an error of one line that says so.
+
+    Args:
+        resumes: whether finished episodes stay for the next run.
+    """
+    left = f"finished episodes are kept in {target.name}.staging" if resumes else "nothing was left behind"
     try:
         yield
     except IgrftError as error:
         if is_disk_full(error):
-            raise _disk_full(target) from error
+            raise _disk_full(target, left) from error
         raise
     except Exception as error:
         if is_disk_full(error):
-            raise _disk_full(target) from error
+            raise _disk_full(target, left) from error
         if isinstance(error, OSError):
-            raise IgrftError(f"{target} could not be written ({first_line(error)}); nothing was left behind") from error
+            raise IgrftError(f"{target} could not be written ({first_line(error)}); {left}") from error
         raise
 
 
-def _disk_full(target: Path) -> IgrftError:
+def _disk_full(target: Path, left: str) -> IgrftError:
     return IgrftError(
-        f"the disk of {target.parent} is full; nothing was left behind: make room (the dataset needs about as much "
+        f"the disk of {target.parent} is full; {left}: make room (the dataset needs about as much "
         "as SOURCE) or give a TARGET elsewhere, and run again"
     )

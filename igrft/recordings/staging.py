@@ -2,7 +2,8 @@
 
 At any instant TARGET is absent (or what it was before) or whole. Whatever a killed run left behind is
 removed by the next one; the lock that tells a killed run from one still at work is the kernel's, so
-it goes with the process.
+it goes with the process. Formats that resume keep their finished episodes (``kept``) past a run that
+fails or is killed, for the next one to go on from.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from igrft.errors import IgrftError, UsageError
 
 LOCK = "igrft-convert.lock"
 _REPLACED = "replaced"
+_KEPT = "kept"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Staging:
     @property
     def work(self) -> Path:
         return self.folder / "work"
+
+    @property
+    def kept(self) -> Path:
+        """Finished episodes, where a format resumes; made by whoever writes some."""
+        return self.folder / _KEPT
 
     def publish(self, finished: Path) -> None:
         """Make the folder ``finished`` (inside the staging folder) the target, in one rename."""
@@ -78,22 +85,23 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def open_staging(target: Path, *, overwrite: bool) -> Iterator[Staging]:
+def open_staging(target: Path, *, overwrite: bool, resumes: bool = False) -> Iterator[Staging]:
     """Make the staging folder of ``target`` for the block; it is gone afterwards, however the block ends.
 
     Args:
         target: absolute path of the dataset to make.
         overwrite: whether a target that is there may be replaced.
+        resumes: whether finished episodes are left to the next run where the block fails, and taken from the last.
 
     Raises:
         UsageError: target taken. IgrftError: another run is at work, or the folder cannot be made.
     """
     folder = staging_folder(target)
-    _remove_stale(folder, target)
+    _remove_stale(folder, target, keep=resumes)
     refuse_existing(target, overwrite=overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
+        folder.mkdir(exist_ok=resumes)
         lock = (folder / LOCK).open("w")
     except OSError as error:
         raise IgrftError(f"{folder} cannot be made ({error.strerror}); give a TARGET where you may write") from error
@@ -103,19 +111,26 @@ def open_staging(target: Path, *, overwrite: bool) -> Iterator[Staging]:
         try:
             staging.work.mkdir()
             yield staging
-        finally:
-            _remove(folder)
+        except BaseException:
+            _remove(folder, keep=resumes)
+            raise
+        _remove(folder)
 
 
-def _remove(folder: Path) -> None:
-    """Remove the folder, the lock last, so that a run killed here is still known as ours."""
+def _remove(folder: Path, *, keep: bool = False) -> None:
+    """Remove the folder, the lock last, so that a run killed here is still known as ours.
+
+    With ``keep`` finished episodes stay, and the folder with them.
+    """
+    finished = keep and any((folder / _KEPT).glob("*/*/part.json"))
     for child in folder.iterdir():
-        if child.name != LOCK:
+        if child.name != LOCK and not (finished and child.name == _KEPT):
             shutil.rmtree(child, ignore_errors=True) if child.is_dir() else child.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    if not finished:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_stale(folder: Path, target: Path) -> None:
+def _remove_stale(folder: Path, target: Path, *, keep: bool = False) -> None:
     """Clean up after a run that was killed; put back a target that it was about to replace."""
     if not folder.exists():
         return
@@ -136,4 +151,4 @@ def _remove_stale(folder: Path, target: Path) -> None:
             ) from None
         if (folder / _REPLACED).exists() and not target.exists():
             (folder / _REPLACED).rename(target)
-        _remove(folder)
+        _remove(folder, keep=keep)

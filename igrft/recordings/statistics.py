@@ -43,30 +43,40 @@ def sampled_rows(length: int) -> list[int]:
     return sample_indices(length)
 
 
-def picture_statistics(pictures: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Statistics of pictures per channel, in [0, 1], as LeRobot defines them.
+class PictureCounts:
+    """Adds up pictures, one at a time, for their statistics per channel, in [0, 1], as LeRobot defines them.
 
     Counted by value instead of by LeRobot's function, which sums millions of pixels in float32: on a
     real episode that is 20 times as slow and its mean is off by 1.7 %. Quantiles interpolate in
     LeRobot's histogram of 5,000 bins. A test holds all of it equal to LeRobot's where that is exact.
-
-    Args:
-        pictures: RGB, uint8 [H, W, 3]; thinned out here as LeRobot does it.
-
-    Returns:
-        As :func:`numeric_statistics`, each float64 [3, 1, 1]; ``count`` is [1].
     """
-    from lerobot.datasets.compute_stats import auto_downsample_height_width
 
-    counts = np.zeros((3, 256), dtype=np.int64)
-    number = 0
-    for number, picture in enumerate(pictures, start=1):  # noqa: B007
+    def __init__(self) -> None:
+        self._counts = np.zeros((3, 256), dtype=np.int64)
+        self._number = 0
+
+    def add(self, picture: np.ndarray) -> None:
+        """Count a picture, RGB, uint8 [H, W, 3]; thinned out here as LeRobot does it."""
+        from lerobot.datasets.compute_stats import auto_downsample_height_width
+
         small = auto_downsample_height_width(picture.transpose(2, 0, 1))
         for channel in range(3):
-            counts[channel] += np.bincount(small[channel].ravel(), minlength=256)
-    channels = [_of_counts(c) for c in counts]
-    stats = {k: np.array([s[k] for s in channels]).reshape(3, 1, 1) / 255.0 for k in channels[0]}
-    return {**stats, "count": np.array([number])}
+            self._counts[channel] += np.bincount(small[channel].ravel(), minlength=256)
+        self._number += 1
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """As :func:`numeric_statistics`, each float64 [3, 1, 1]; ``count`` is [1]."""
+        channels = [_of_counts(c) for c in self._counts]
+        stats = {k: np.array([s[k] for s in channels]).reshape(3, 1, 1) / 255.0 for k in channels[0]}
+        return {**stats, "count": np.array([self._number])}
+
+
+def picture_statistics(pictures: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """Statistics of pictures, RGB, uint8 [H, W, 3]: see :class:`PictureCounts`."""
+    counts = PictureCounts()
+    for picture in pictures:
+        counts.add(picture)
+    return counts.statistics()
 
 
 def _of_counts(counts: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,272 @@
+"""The path that all recordings of timed streams share: align, encode, and hand to LeRobot's writer."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from igrft.errors import EpisodeError, IgrftError, UsageError
+from igrft.progress import progress
+from igrft.recordings.options import Options, Outcome, listing
+from igrft.recordings.quiet import lerobot_quietly
+from igrft.recordings.streams import align
+from igrft.recordings.streams.encode import Encoded, encode, encoder
+from igrft.recordings.streams.model import Mapping, Pictures, Recording, Streams
+from igrft.recordings.streams.parts import Episode, RecordingParts, recording_parts, statistics_json, write_numbers
+from igrft.recordings.streams.plan import Plan, clock_times, plan
+from igrft.recordings.streams.split import Window, windows
+from igrft.recordings.streams.write import assemble
+
+#: The frame rate is measured on so many recordings, spread over all.
+_MEASURED = 5
+
+
+def convert_streams(
+    recordings: Sequence[Recording],
+    mapping: Mapping,
+    work: Path,
+    kept: Path,
+    options: Options,
+    warn: Callable[[str], None],
+) -> Outcome:
+    """Convert recordings inside the folder ``work``.
+
+    Args:
+        kept: folder of finished episodes, which a run that was cut off leaves to the next.
+
+    Raises:
+        UsageError: no task, or a frame rate that cannot be encoded. IgrftError: nothing can be converted.
+    """
+    with lerobot_quietly(work / "scratch"):
+        mapping = _given(mapping, options)
+        _refuse_without_task(recordings, mapping)
+        fps = frame_rate(recordings, mapping, warn)
+        parts, set_aside = _parts(recordings, mapping, fps, kept, options)
+        parts = _alike(parts, set_aside)
+        if not parts:
+            raise nothing_left(set_aside)
+        tasks = [mapping.task or part.task or "" for part in parts]
+        _warn_of(parts, mapping, fps, warn)
+        target = work / "dataset"
+        assemble(target, parts, fps, tasks, mapping.robot_type)
+    return Outcome(
+        dataset=target,
+        kept=[part.name for part in parts],
+        frames=sum(part.length for part in parts),
+        set_aside=set_aside,
+        alignment={str(i): part.facts for i, part in enumerate(parts)},
+    )
+
+
+def _given(mapping: Mapping, options: Options) -> Mapping:
+    """The mapping, with what the command line says in its place."""
+    said = {"fps": options.fps, "task": options.task, "robot_type": options.robot_type}
+    return replace(mapping, **{k: v for k, v in said.items() if v is not None})  # type: ignore[arg-type]
+
+
+def _refuse_without_task(recordings: Sequence[Recording], mapping: Mapping) -> None:
+    """Before hours of work, not after."""
+    for recording in recordings if mapping.task is None else ():
+        try:
+            task = recording.facts().task
+        except EpisodeError:
+            continue
+        if not task:
+            raise UsageError(f"{recording.name} does not say what its task is; give --task 'what the robot does'")
+
+
+def frame_rate(recordings: Sequence[Recording], mapping: Mapping, warn: Callable[[str], None]) -> int:
+    """Rows a second: as asked for, as the recordings say, or as their clock runs.
+
+    Raises:
+        UsageError: asked for one that cannot be encoded. IgrftError: no recording has a usable clock.
+    """
+    if mapping.fps is not None:
+        return align.check_fps(mapping.fps)
+    chosen = sorted({int(i) for i in np.linspace(0, len(recordings) - 1, _MEASURED)})
+    rates: list[int] = []
+    reasons: dict[str, str] = {}
+    for number in [*chosen, *range(len(recordings))]:
+        recording = recordings[number]
+        try:
+            said = recording.facts().fps
+            if said is not None:
+                rates.append(align.check_fps(said))
+            else:
+                with recording.open() as streams:
+                    rates.append(align.whole_rate(align.measured_rate(clock_times(streams, mapping))))
+        except EpisodeError as error:
+            reasons[recording.name] = str(error)
+        if rates and number == chosen[-1]:
+            break
+    if not rates:
+        raise nothing_left(reasons)
+    if len(set(rates)) > 1:
+        warn(f"the recordings run at different rates ({listing(sorted(set(rates)))} a second); give --fps to choose")
+    return Counter(rates).most_common(1)[0][0]
+
+
+def _parts(
+    recordings: Sequence[Recording], mapping: Mapping, fps: int, kept: Path, options: Options
+) -> tuple[list[Episode], dict[str, str]]:
+    parts: list[Episode] = []
+    set_aside: dict[str, str] = {}
+    # Neither changes what an episode holds.
+    key = replace(mapping, task=None, robot_type=None)
+    with progress("convert", len(recordings), 0, show=options.progress) as advance:
+        for recording in recordings:
+            folder = recording_parts(kept, recording.name, f"{recording.identity()}\n{key!r}\n{fps}")
+            found = folder.done()
+            if found is None:
+                found = _recording(recording, mapping, fps, folder)
+                folder.finish(*found)
+            parts += found[0]
+            set_aside |= found[1]
+            advance(1, sum(part.length for part in found[0]))
+    return parts, set_aside
+
+
+def _recording(
+    recording: Recording, mapping: Mapping, fps: int, folder: RecordingParts
+) -> tuple[list[Episode], dict[str, str]]:
+    """All episodes of a recording."""
+    parts: list[Episode] = []
+    set_aside: dict[str, str] = {}
+    try:
+        with recording.open() as streams:
+            cut = windows(streams, mapping.episodes)
+            for number, window in enumerate(cut):
+                name = recording.name if mapping.episodes.by == "file" else f"{recording.name}#{number}"
+                try:
+                    make = _Make(streams, recording, name, mapping, fps, window)
+                    parts.append(folder.episode(number, make))
+                except EpisodeError as error:
+                    set_aside[name] = str(error)
+    except EpisodeError as error:
+        set_aside[recording.name] = str(error)
+    return parts, set_aside
+
+
+class _Make:
+    """Makes one episode in a folder."""
+
+    def __init__(
+        self, streams: Streams, recording: Recording, name: str, mapping: Mapping, fps: int, window: Window
+    ) -> None:
+        self._streams, self._recording, self._name = streams, recording, name
+        self._mapping, self._fps, self._window = mapping, fps, window
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        planned = plan(self._streams, self._recording, self._mapping, self._fps, self._window)
+        videos = _encode_all(folder, planned, self._fps)
+        write_numbers(folder, planned.columns, planned.skew)
+        return {
+            "name": self._name,
+            "length": planned.length,
+            "widths": {name: values.shape[1] for name, values in planned.columns.items()},
+            "names": planned.names,
+            "cameras": {name: [video.height, video.width] for name, video in videos.items()},
+            "statistics": statistics_json({name: video.statistics for name, video in videos.items()}),
+            "success": planned.success,
+            "task": self._recording.facts().task,
+            "facts": planned.facts,
+        }
+
+
+def _encode_all(folder: Path, planned: Plan, fps: int) -> dict[str, Encoded]:
+    """Encode the cameras side by side: each has a thread that decodes and feeds an encoder."""
+    if not planned.cameras:
+        return {}
+    settings = encoder()
+    threads = max(1, (os.cpu_count() or 1) // len(planned.cameras))
+
+    failures: list[BaseException] = []
+
+    def until_one_fails(pictures: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for picture in pictures:
+            if failures:
+                return
+            yield picture
+
+    def one(name: str, pictures: Pictures, indices: np.ndarray) -> Encoded:
+        try:
+            read = until_one_fails(pictures.read(indices))
+            return encode(folder / f"{name}.mp4", read, len(indices), fps, settings, threads)
+        except EpisodeError as error:
+            failures.append(EpisodeError(f"{name}: {error}"))
+            raise
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    with ThreadPoolExecutor(len(planned.cameras)) as pool:
+        running = {name: pool.submit(one, name, *camera) for name, camera in planned.cameras.items()}
+        wait(running.values())
+        # The first to fail says why; those that it stopped would only say that they were stopped.
+        if failures:
+            raise failures[0]
+        return {name: future.result() for name, future in running.items()}
+
+
+def _alike(parts: list[Episode], set_aside: dict[str, str]) -> list[Episode]:
+    """Parts that are laid out as most are; the others are set aside."""
+    if not parts:
+        return []
+    common = Counter(part.layout for part in parts).most_common(1)[0][0]
+    for part in parts:
+        if part.layout != common:
+            mine, theirs = set(part.layout.split(", ")), set(common.split(", "))
+            set_aside[part.name] = (
+                f"it has {listing(sorted(mine - theirs)) or 'nothing more'} where most have "
+                f"{listing(sorted(theirs - mine)) or 'nothing more'}"
+            )
+    return [part for part in parts if part.layout == common]
+
+
+def _warn_of(episodes: list[Episode], mapping: Mapping, fps: int, warn: Callable[[str], None]) -> None:
+    """Skew, gaps, thinned clocks, missing streams and silent successes: one line each, over all episodes."""
+    off: dict[str, list[tuple[float, int, str]]] = {}
+    for episode in episodes:
+        for stream, facts in episode.facts["skew"].items():
+            if facts["over_half_a_row"]:
+                off.setdefault(stream, []).append((facts["max"], facts["over_half_a_row"], episode.name))
+    for stream, found in off.items():
+        worst = max(found)
+        warn(
+            f"{stream} is off by more than half a row ({500 / fps:.1f} ms) in {sum(n for _, n, _ in found)} rows of "
+            f"{listing([name for _, _, name in found], 4)}; worst {worst[0] * 1000:.1f} ms in {worst[2]}"
+        )
+    gaps = [episode for episode in episodes if episode.facts.get("dropped")]
+    if gaps:
+        dropped = sum(episode.facts["dropped"] for episode in gaps)
+        warn(f"the clock dropped {dropped} rows in {listing([episode.name for episode in gaps], 4)}; time jumps there")
+    thinned = [episode for episode in episodes if episode.facts["rate"] > fps * (1 + align.RATE_TOLERANCE)]
+    if thinned:
+        warn(f"the clock runs at {thinned[0].facts['rate']:.1f} a second, thinned to {fps} ({thinned[0].name} first)")
+    late = [episode.name for episode in episodes if episode.facts.get("late")]
+    if late:
+        warn(f"samples stamped no later than the one before were left out in {listing(late, 4)}")
+    # What the common layout has, the first episode has.
+    here = episodes[0].facts["skew"]
+    for feature in mapping.features:
+        for part in feature.parts:
+            if part.optional and not any(s in here or f"{s}.{part.field}" in here for s in part.streams):
+                warn(f"{feature.name} goes without {' or '.join(part.streams)}, which is in no recording")
+    silent = [episode.name for episode in episodes if episode.success is None]
+    if silent and len(silent) < len(episodes):
+        warn(f"without a success of their own, so taken for successes: {listing(silent)}")
+
+
+def nothing_left(set_aside: dict[str, str]) -> IgrftError:
+    """The error where no episode is left."""
+    if not set_aside:
+        return IgrftError("no recording was found")
+    name, reason = next(iter(set_aside.items()))
+    return IgrftError(f"none of {len(set_aside)} episodes can be converted; {name}: {reason}")
