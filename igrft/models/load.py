@@ -233,6 +233,5 @@ def _download(name: str) -> Path:
         raise UsageError(f"no folder {name!r}, and it is no id of a model on the Hub (OWNER/NAME)") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
-            f"no folder {name!r}, and the model could not be fetched from the Hub: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"no folder {name!r}, and the model could not be fetched from the Hub: {' '.join(str(error).split())[:300]}"
         ) from None
