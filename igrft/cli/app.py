@@ -56,6 +56,9 @@ def convert(
     mapping: Annotated[
         str | None, typer.Option(help="Which stream becomes which feature: a YAML file, or one that comes with igrft.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what was found and how it would map; nothing is written.")
+    ] = False,
     rebuild_timestamps: Annotated[
         bool, typer.Option("--rebuild-timestamps", help="Replace timestamps by frame_index / fps.")
     ] = False,
@@ -78,7 +81,27 @@ def convert(
     different skill would give them. How bad they are is set by dotted options: --operators.tremble=0.2
     """
     from igrft.recordings.convert import convert as run
+    from igrft.recordings.convert import dry_run as look
 
+    def warn(text: str) -> None:
+        typer.echo(f"warning: {text}", err=True)
+
+    if dry_run:
+        if rebuild_timestamps or ctx.obj:
+            raise UsageError("--dry-run of convert takes no dotted options and no --rebuild-timestamps")
+        found = look(
+            source,
+            target,
+            format=format,
+            fps=fps,
+            task=task,
+            robot_type=robot_type,
+            mapping=mapping,
+            warn=warn,
+        )
+        typer.echo("\n".join(found.lines))
+        _list_set_aside(_named(found.set_aside))
+        return 1 if found.set_aside else 0
     simulated = simulation.simulation_options(
         ctx.obj or [],
         size=size,
@@ -102,13 +125,18 @@ def convert(
         rebuild_timestamps=rebuild_timestamps,
         overwrite=overwrite,
         progress=not quiet,
-        warn=lambda text: typer.echo(f"warning: {text}", err=True),
+        warn=warn,
         simulation=simulated,
         mapping=mapping,
     )
     typer.echo(f"{result.target}: {count(result.episodes, 'episode')}, {result.frames} frames (from {result.format})")
-    _list_set_aside(result.set_aside)
+    _list_set_aside(_named(result.set_aside))
     return 1 if result.set_aside else 0
+
+
+def _named(reasons: dict[str, str]) -> dict[str, str]:
+    """Reasons that say which recording they are about."""
+    return {name: reason if name in reason else f"{name}: {reason}" for name, reason in reasons.items()}
 
 
 @app.command()

@@ -26,6 +26,7 @@ from igrft.recordings.quiet import one_line_errors
 from igrft.recordings.staging import open_staging, refuse_overlap
 
 if TYPE_CHECKING:
+    from igrft.recordings.streams.look import DryRun
     from igrft.simulation.record import SimulationOptions
 
 
@@ -144,6 +145,40 @@ def convert(
         set_aside=outcome.set_aside,
         warnings=warnings.said,
     )
+
+
+def dry_run(
+    source: str | Path,
+    target: str | Path,
+    *,
+    format: str | None = None,
+    fps: float | None = None,
+    task: str | None = None,
+    robot_type: str | None = None,
+    mapping: str | Path | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> DryRun:
+    """Show what :func:`convert` would find and how it would map; arguments as there. Nothing is written.
+
+    Raises:
+        UsageError: source or target make no sense, or the source is not of timed streams.
+        IgrftError: nothing can be converted.
+    """
+    from igrft.recordings.streams.look import DryRun, look, topics
+    from igrft.recordings.streams.sources import open_source, unmapped
+
+    if is_simulation(source):
+        raise UsageError("a simulation has nothing to look at before it runs; leave out --dry-run")
+    place = locate(source, what="SOURCE")
+    refuse_overlap(place, Path(target).expanduser().resolve())
+    found = detect(place, format)
+    if found not in STREAMS:
+        raise UsageError(f"--dry-run shows how streams are aligned, and {found} is not of streams; leave it out")
+    options = Options(fps, task, robot_type, mapping=None if mapping is None else str(mapping))
+    bare = unmapped(found, place, options)
+    if bare is not None:
+        return DryRun([f"{bare.name} is mapped to nothing yet; it holds:", *topics(bare), "give --mapping"])
+    return look(*open_source(found, place, options), options, Warnings(warn))
 
 
 def _record(found: str, source: str, place: Path | None, outcome: Outcome, warnings: list[str]) -> dict[str, Any]:

@@ -447,3 +447,28 @@ def test_the_command_line(tmp_path: Path, mapping: Path, capsys: pytest.CaptureF
     words = ["convert", str(tmp_path / "bags"), str(tmp_path / "out"), "--mapping", str(mapping), "--task", "x"]
     assert command([*words, "--quiet"]) == 0
     assert capsys.readouterr().out.strip().endswith("out: 1 episode, 10 frames (from mcap)")
+
+
+def test_a_dry_run_shows_the_mapping_and_writes_nothing(
+    tmp_path: Path, mapping: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from igrft.cli.main import run as command
+
+    sent = [*s.messages(), s.flag("/unused", 0.5, True)]
+    s.write_mcap(tmp_path / "bags/a.mcap", sent)
+    s.write_mcap(tmp_path / "bags/b.mcap", without("/joints")(s.messages()))
+    before = digest(tmp_path)
+    words = ["convert", str(tmp_path / "bags"), str(tmp_path / "out"), "--dry-run"]
+    assert command(words) == 0
+    assert "/head/compressed: sensor_msgs/msg/CompressedImage, 10 messages" in capsys.readouterr().out
+    assert command([*words, "--mapping", str(mapping)]) == 1
+    out, err = capsys.readouterr()
+    assert "observation.images.head <- /head/compressed (nearest, 10.0 a second, the clock)" in out
+    assert "observation.state <- /pose.pose.orientation (quaternion, 50.0 a second)" in out
+    assert "observation.state: 7 numbers: a, b, c, x, y, z, w" in out
+    assert "not mapped: /unused" in out
+    assert "a.mcap: 10 rows, 1.0 s, clock at 10.00 a second" in out
+    assert "worst skew of /wrist/image: 20.0 ms" in out
+    assert "1 episodes, 10 frames at 10 a second; nothing was written" in out
+    assert "b.mcap" in err and "it has no message in /joints" in err
+    assert digest(tmp_path) == before

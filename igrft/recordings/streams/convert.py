@@ -45,7 +45,7 @@ def convert_streams(
         UsageError: no task, or a frame rate that cannot be encoded. IgrftError: nothing can be converted.
     """
     with lerobot_quietly(work / "scratch"):
-        mapping = _given(mapping, options)
+        mapping = given(mapping, options)
         _refuse_without_task(recordings, mapping)
         fps = frame_rate(recordings, mapping, warn)
         parts, set_aside = _parts(recordings, mapping, fps, kept, options)
@@ -65,7 +65,7 @@ def convert_streams(
     )
 
 
-def _given(mapping: Mapping, options: Options) -> Mapping:
+def given(mapping: Mapping, options: Options) -> Mapping:
     """The mapping, with what the command line says in its place."""
     said = {"fps": options.fps, "task": options.task, "robot_type": options.robot_type}
     return replace(mapping, **{k: v for k, v in said.items() if v is not None})  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from igrft.errors import EpisodeError, UsageError
 from igrft.extras import require
-from igrft.recordings.detect import MCAP
+from igrft.recordings.detect import MCAP, ROSBAG
 from igrft.recordings.options import Options, listing
 from igrft.recordings.streams.model import Mapping, Recording
 from igrft.resources import find
@@ -23,6 +23,29 @@ def open_source(form: str, place: Path, options: Options) -> tuple[Sequence[Reco
 
     mapping = load_mapping(find("mappings", options.mapping)) if options.mapping else None
     return _bags(form, place, mapping)
+
+
+def unmapped(form: str, place: Path, options: Options) -> Recording | None:
+    """The first readable recording where there should be a mapping and is none, else None.
+
+    Raises:
+        UsageError: a package is missing. EpisodeError: no recording can be read.
+    """
+    from igrft.recordings.streams.bag_source import BagRecording, bag_paths
+    from igrft.recordings.streams.bags import open_bag
+
+    if options.mapping or form not in (MCAP, ROSBAG):
+        return None
+    require(f"{place.name} ({form})", "mcap" if form == MCAP else "ros")
+    paths = bag_paths(place)
+    for number, path in enumerate(paths):
+        try:
+            with open_bag(path):
+                return BagRecording(path, Mapping(features=()))
+        except EpisodeError:
+            if number == len(paths) - 1:
+                raise
+    return None
 
 
 def _bags(form: str, place: Path, mapping: Mapping | None) -> tuple[Sequence[Recording], Mapping]:
