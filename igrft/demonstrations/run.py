@@ -202,7 +202,8 @@ class _Session:
         if time.monotonic() - self._driven > _PAUSE:
             # Leader and robot are apart: before the first step, and after an episode took long to be written.
             self.human.take_over(self.body.observe(), self.body.last_sent)
-        events = _Events(self.human, ends, self.stopping)
+        self._limiter.reset()
+        events = _Events(self.human, ends, self.stopping, self._limiter if reset is None else None)
         _, same, seen = make_default_processors()
         try:
             record_loop(
@@ -236,9 +237,15 @@ class _Session:
 class _Events(dict[str, bool]):
     """What LeRobot's loop asks before every step; the answer is in the keys."""
 
-    def __init__(self, human: TeleopHuman, ends: tuple[Event, ...], stopping: threading.Event) -> None:
+    def __init__(
+        self, human: TeleopHuman, ends: tuple[Event, ...], stopping: threading.Event, limiter: Limiter | None
+    ) -> None:
+        """
+        Args:
+            limiter: whose limits, where they cut too long, end an episode as a failure.
+        """
         super().__init__(exit_early=False, rerecord_episode=False, stop_recording=False)
-        self._human, self._ends, self._stopping = human, ends, stopping
+        self._human, self._ends, self._stopping, self._limiter = human, ends, stopping, limiter
         self.said: Event | None = None
 
     def __getitem__(self, name: str) -> bool:
@@ -246,6 +253,8 @@ class _Events(dict[str, bool]):
             return super().__getitem__(name)
         if self._stopping.is_set():
             self.said = Event.STOP
+        elif self._limiter is not None and self._limiter.should_stop:
+            self.said = Event.FAILURE
         for event in self._human.events() if self.said is None else ():
             if event in self._ends:
                 self.said = event

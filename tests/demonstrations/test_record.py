@@ -146,6 +146,12 @@ def test_a_time_limit_and_limits_of_the_action(arms: Any, tmp_path: Path) -> Non
     assert action[:, 0].tolist() == [10] * 15
 
 
+def test_limits_that_cut_too_long_end_an_episode(arms: Any, tmp_path: Path) -> None:
+    made = recipe(arms, tmp_path, "episodes=1", "safety.high=[10.0]", "safety.stop_after=6", "human.smooth=false")
+    arms[0].hold_at({1: 2048 + 512})
+    assert go(made, [(100, "s")]).recorded == [(6, False)]
+
+
 def test_a_cable_pulled_while_recording(arms: Any, tmp_path: Path) -> None:
     """What is complete stands; the robot and the other arm are let go of."""
     said: list[str] = []

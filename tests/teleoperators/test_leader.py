@@ -103,6 +103,7 @@ def test_turns_that_were_lost_without_power(left: Emulator, tmp_path: Path) -> N
     made.enable_torque()
     assert left.servos[1].get("Goal_Position") == 18
     made.send_feedback({"joint_1.pos": 0.0, "joint_2.pos": 370.0})
+    made.get_action()  # nobody confirms a sync write; an answer says that it was heard
     assert left.servos[1].get("Goal_Position") == 4000 - 4096
     assert left.servos[2].get("Goal_Position") == 2048 + round(10 * 4096 / 360)
     made.disconnect()
@@ -140,7 +141,8 @@ def test_an_arm_that_is_not_to_be_driven(left: Emulator, tmp_path: Path) -> None
     made = one(left, tmp_path, motors=False)
     made.connect()
     assert made.feedback_features == {} and not teleop_supports_feedback(made)
-    assert {s.get("Operating_Mode") for s in left.servos.values()} == {3}
+    made.enable_torque()
+    assert {s.get("Operating_Mode") for s in left.servos.values()} == {3} and left.torque == []
     made.disconnect()
 
 
@@ -161,6 +163,14 @@ def test_disconnecting_lets_it_loose(leader: DynamixelLeader, left: Emulator, ca
     assert "torque of joint_2 could not be taken off; if it holds, cut the arm's power" in caplog.text
     with pytest.raises(DeviceNotConnectedError):
         leader.get_action()
+
+
+def test_a_read_that_ctrl_c_cut_short_does_not_keep_the_torque_on(leader: DynamixelLeader, left: Emulator) -> None:
+    leader.enable_torque()
+    leader.request()
+    assert leader.bus.port_handler.is_using  # the SDK would refuse whatever comes next
+    leader.disconnect()
+    assert left.torque == []
 
 
 def test_it_is_connected_once(leader: DynamixelLeader) -> None:
@@ -269,6 +279,7 @@ def test_both_arms_follow(both, left: Emulator, right: Emulator) -> None:
     both.enable_torque()
     assert len(left.torque) == len(right.torque) == 8
     both.send_feedback({"left_joint_1.pos": 45.0, "right_gripper.pos": 1.0})
+    both.get_action()
     assert left.servos[1].get("Goal_Position") == 2048 + 512 and right.servos[8].get("Goal_Position") == 2560
     both.disable_torque()
     assert left.torque == right.torque == []

@@ -92,8 +92,7 @@ class BiDynamixelLeader(Teleoperator):
         """Hold both arms where they are; where one cannot, the other is let go of again."""
         try:
             for arm in self._arms.values():
-                if arm.config.motors:
-                    arm.enable_torque()
+                arm.enable_torque()
         except BaseException:
             for arm in self._arms.values():
                 arm.chain.let_go()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import termios
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from igrft.teleoperators.dynamixel_leader.errors import ALERT, LeaderError, hardware_error, status_error
 
 log = logging.getLogger(__name__)
+
+#: Bytes of a status packet beside its data, and seconds for which an adapter may hold one back.
+_STATUS_BYTES, _ADAPTER = 11, 0.02
 
 
 class Chain:
@@ -33,6 +37,7 @@ class Chain:
         """
         self.label, self.bus, self.retries = label, bus, retries
         self.lost = False
+        self._owed = 0
         self._names = list(bus.motors)
 
     # The port.
@@ -97,8 +102,9 @@ class Chain:
         names = self._names if names is None else names
         address, length = self._address(register, names[0])
         with self._port():
-            self.bus.port_handler.ser.reset_input_buffer()
+            self._begin()
             self.bus._setup_sync_reader([self._id(n) for n in names], address, length)
+            self._owed = len(names) * (_STATUS_BYTES + length)
             comm = self.bus.sync_reader.txPacket()
         self._pending = (register, list(names), length, comm)
 
@@ -115,6 +121,7 @@ class Chain:
                 comm = self._pending[3]
             found, failed = self._answers(register, names, length, comm)
             if failed is None:
+                self._owed = 0
                 return found
             log.debug("%s: %s of %s: try %d failed", self.label, register, failed[0], attempt + 1)
         assert failed is not None
@@ -148,6 +155,7 @@ class Chain:
             LeaderError: the port is gone.
         """
         with self._port():
+            self.bus.port_handler.is_using = False
             self.bus.sync_write(register, dict(values), normalize=False)
 
     def torque_off(self) -> None:
@@ -185,7 +193,6 @@ class Chain:
     ) -> tuple[dict[str, int], tuple[str, int, int] | None]:
         """Values by name, and the first that failed with its result and error."""
         if comm != self.bus._comm_success:
-            self.bus.port_handler.is_using = False
             return {}, (names[0], comm, 0)
         found: dict[int, int] = {}
         with self._port():
@@ -202,7 +209,7 @@ class Chain:
         address, length = self._address(register, name)
         data = list(int(value).to_bytes(length, "little", signed=value < 0))
         with self._port():
-            self.bus.port_handler.ser.reset_input_buffer()
+            self._begin()
             comm = error = 0
             for _ in range(1 + self.retries):
                 comm, error = self.bus.packet_handler.writeTxRx(
@@ -212,9 +219,18 @@ class Chain:
                     break
         return comm, error
 
+    def _begin(self) -> None:
+        """Whatever came too late, or was cut short by a Ctrl-C, must not disturb what is asked now."""
+        self.bus.port_handler.is_using = False
+        if self._owed:
+            # Not listened to, or not to the end: answers would meet the next instruction on the wire.
+            time.sleep(10 * self._owed / self.bus.port_handler.getBaudRate() + _ADAPTER)
+            self._owed = 0
+        self.bus.port_handler.ser.reset_input_buffer()
+
     def _ping(self, name: str) -> int | None:
         with self._port():
-            self.bus.port_handler.ser.reset_input_buffer()
+            self._begin()
             for _ in range(1 + self.retries):
                 number, comm, _ = self.bus.packet_handler.ping(self.bus.port_handler, self._id(name))
                 if comm == self.bus._comm_success:

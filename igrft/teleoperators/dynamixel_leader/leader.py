@@ -158,9 +158,13 @@ class DynamixelLeader(Teleoperator):
     def enable_torque(self) -> None:
         """Hold the arm where it is: a motor that wakes up would go to the last goal it was given.
 
+        Nothing is done where ``motors`` is false.
+
         Raises:
             LeaderError: a servo does not answer, or is not well; the others are let go of again.
         """
+        if not self.config.motors:
+            return
         self._turns.follow(here := self.chain.read("Present_Position"))
         self.chain.send("Goal_Position", here)
         try:
