@@ -16,6 +16,7 @@ _PACKAGES = {
     "vlm": ("openai",),
     "mcap": ("mcap", "lz4", "zstandard", "rosbags"),
     "ros": ("rosbags",),
+    "zarr": ("zarr",),
 }
 
 

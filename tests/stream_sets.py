@@ -214,3 +214,82 @@ BAGS: dict[str, Callable[[Path, str, list[Sent]], Path]] = {
     "ros2": lambda folder, name, sent: write_ros2(folder / name, sent),
     "ros2 mcap": lambda folder, name, sent: write_ros2(folder / name, sent, mcap=True),
 }
+
+
+def write_replay_buffer(path: Path, lengths: tuple[int, ...] = (9, 12), **arrays: np.ndarray) -> Path:
+    """A replay buffer as diffusion policy writes it (zarr, format 2), in a folder; ``arrays`` replace what it holds."""
+    import zarr
+
+    total = sum(lengths)
+    where = [(episode, t) for episode, length in enumerate(lengths) for t in range(length)]
+    held = {
+        "img": np.stack([picture(e, t) for e, t in where]).astype(np.float32),
+        "state": np.stack([np.array([e, t, 0.5]) for e, t in where]).astype(np.float32),
+        "action": np.arange(2 * total, dtype=np.float32).reshape(total, 2),
+        "n_contacts": np.zeros((total, 1), np.float32),
+        **arrays,
+    }
+    root = zarr.open_group(path, mode="w", zarr_format=2)
+    for name, values in held.items():
+        chunks = (4, *values.shape[1:]) if values.ndim == 4 else values.shape
+        root.create_array(f"data/{name}", shape=values.shape, dtype=values.dtype, chunks=chunks)[:] = values
+    ends = np.cumsum(lengths)
+    root.create_array("meta/episode_ends", shape=ends.shape, dtype=ends.dtype)[:] = ends
+    return path
+
+
+def write_umi(path: Path, lengths: tuple[int, ...] = (9, 12)) -> Path:
+    """A set as UMI publishes it: a zip, a JPEG XL picture a chunk, poses by name, no action."""
+    import zarr
+    from imagecodecs.numcodecs import Jpegxl, register_codecs
+
+    register_codecs(verbose=False)
+    total = sum(lengths)
+    shots = np.stack([picture(e, t) for e, length in enumerate(lengths) for t in range(length)])
+    store = zarr.storage.ZipStore(path, mode="w")
+    root = zarr.open_group(store, mode="w", zarr_format=2)
+    made = root.create_array(
+        "data/camera0_rgb",
+        shape=shots.shape,
+        dtype=shots.dtype,
+        chunks=(1, *shots.shape[1:]),
+        compressors=Jpegxl(level=95, numthreads=1),
+    )
+    made[:] = shots
+    held = {
+        "robot0_demo_end_pose": np.zeros((total, 6)),
+        "robot0_eef_pos": np.tile(np.arange(total)[:, None], (1, 3)).astype(np.float64),
+        "robot0_eef_rot_axis_angle": np.ones((total, 3)),
+        "robot0_gripper_width": np.full((total, 1), 0.08),
+    }
+    for name, values in held.items():
+        root.create_array(f"data/{name}", shape=values.shape, dtype=values.dtype)[:] = values
+    ends = np.cumsum(lengths)
+    root.create_array("meta/episode_ends", shape=ends.shape, dtype=ends.dtype)[:] = ends
+    store.close()
+    return path
+
+
+def write_robomimic(path: Path, lengths: tuple[int, ...] = (9, 12), *, rewards: bool = True) -> Path:
+    """Demonstrations as robomimic writes them; the second one succeeds."""
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps(
+            {"env_name": "Lift", "env_kwargs": {"control_freq": 20}}
+        )
+        for number, length in enumerate(lengths):
+            demo = file.create_group(f"data/demo_{number}")
+            demo.attrs["num_samples"] = length
+            demo["actions"] = np.arange(7.0 * length).reshape(length, 7)
+            won = np.zeros(length)
+            won[-1] = number == 1 and rewards
+            demo["rewards"] = won
+            demo["obs/agentview_image"] = np.stack([picture(number, t) for t in range(length)])
+            demo["obs/robot0_eef_pos"] = np.full((length, 3), number + 0.25)
+            demo["obs/robot0_eef_quat"] = np.tile([0, 0, 0, 1.0], (length, 1))
+            demo["obs/robot0_gripper_qpos"] = np.zeros((length, 2))
+            demo["obs/object"] = np.zeros((length, 10))
+            demo["next_obs/object"] = np.zeros((length, 10))
+    return path

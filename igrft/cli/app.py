@@ -46,8 +46,8 @@ def convert(
     format: Annotated[
         str | None,
         typer.Option(
-            help="lerobot-v1, lerobot-v2.0, lerobot-v2.1, aloha-hdf5, aloha-hdf5-bgr, mcap or rosbag; "
-            "default: found out by looking."
+            help="lerobot-v1, lerobot-v2.0, lerobot-v2.1, aloha-hdf5, aloha-hdf5-bgr, mcap, rosbag, zarr or "
+            "robomimic-hdf5; default: found out by looking."
         ),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second, where the recording does not say.")] = None,

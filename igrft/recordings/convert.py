@@ -68,11 +68,11 @@ def convert(
     """Convert recordings to a LeRobot v3.0 dataset. The source is only read.
 
     Args:
-        source: a folder, one file (HDF5, MCAP, ROS bag), the Hub id (``user/name[@revision]``) of an older LeRobot
-            dataset, or ``metaworld:TASK``, of which demonstrations are recorded now.
+        source: a folder, one file (HDF5, MCAP, ROS bag, zipped zarr), the Hub id (``user/name[@revision]``) of an
+            older LeRobot dataset, or ``metaworld:TASK``, of which demonstrations are recorded now.
         target: folder to make. It appears in one rename when all is done.
         format: ``lerobot-v1``, ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5``, ``aloha-hdf5-bgr``,
-            ``mcap`` or ``rosbag``; None looks.
+            ``mcap``, ``rosbag``, ``zarr`` or ``robomimic-hdf5``; None looks.
         fps: frames a second, where the recordings do not say.
         task: what the robot does, in words, where the recordings do not say.
         robot_type: written to ``meta/info.json``; None keeps what the source says.

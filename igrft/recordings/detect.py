@@ -18,15 +18,18 @@ ALOHA_BGR = "aloha-hdf5-bgr"
 #: One or many bags; the topics are given by a mapping.
 MCAP = "mcap"
 ROSBAG = "rosbag"
+#: A replay buffer of diffusion policy or UMI.
+ZARR = "zarr"
+ROBOMIMIC = "robomimic-hdf5"
 
 #: Not found by looking: a source that is written as ``metaworld:TASK``.
 METAWORLD = "metaworld"
 
 #: What ``--format`` may be.
-FORMATS = (LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR, MCAP, ROSBAG)
+FORMATS = (LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR, MCAP, ROSBAG, ZARR, ROBOMIMIC)
 
 #: Those of timed streams, which are aligned and can be mapped.
-STREAMS = (MCAP, ROSBAG)
+STREAMS = (MCAP, ROSBAG, ZARR, ROBOMIMIC)
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -68,7 +71,7 @@ def detect(source: Path, insisted: str | None = None) -> str:
     if found is None:
         raise IgrftError(
             f"{source} holds no recording that igrft knows (looked for {INFO} of LeRobot, *.hdf5 "
-            f"of ALOHA, MCAP files and ROS bags){_deeper(source)}"
+            f"of ALOHA and robomimic, replay buffers in zarr, MCAP files and ROS bags){_deeper(source)}"
         )
     return found
 
@@ -79,9 +82,9 @@ def _insist(source: Path, insisted: str) -> str:
     lerobot = insisted in (LEROBOT_V20, LEROBOT_V21)
     if lerobot and not (source / INFO).is_file():
         raise IgrftError(f"{source} has no {INFO}, so it is not {insisted}; leave --format out to see what it is")
-    if insisted in (MCAP, ROSBAG):
-        if _bags(source) != insisted:
-            raise IgrftError(f"{source} holds no bag of the kind {insisted}; leave --format out to see what it is")
+    if insisted in STREAMS:
+        if (_hdf5(source) if insisted == ROBOMIMIC else _other(source)) != insisted:
+            raise IgrftError(f"{source} holds nothing of the kind {insisted}; leave --format out to see what it is")
         return insisted
     if insisted == LEROBOT_V1:
         if find_v1(source) is None:
@@ -94,7 +97,7 @@ def _insist(source: Path, insisted: str) -> str:
 
 def _look(source: Path) -> str | None:
     if source.is_file():
-        return ALOHA if hdf5_files(source) else _bags(source)
+        return _hdf5(source) or _other(source)
     version = dataset_version(source)
     if version is not None:
         by_version = {"v2.0": LEROBOT_V20, "v2.1": LEROBOT_V21}
@@ -108,7 +111,24 @@ def _look(source: Path) -> str | None:
         return by_version[version]
     if find_v1(source):
         return LEROBOT_V1
-    return ALOHA if hdf5_files(source) else _bags(source)
+    return _hdf5(source) or _other(source)
+
+
+def _hdf5(source: Path) -> str | None:
+    """robomimic keeps many demonstrations in a file, ALOHA one."""
+    from igrft.recordings.streams.robomimic_source import is_robomimic
+
+    files = hdf5_files(source)
+    if not files:
+        return None
+    return ROBOMIMIC if any(is_robomimic(path) for path in files[:10]) else ALOHA
+
+
+def _other(source: Path) -> str | None:
+    """A replay buffer or bags."""
+    from igrft.recordings.streams.zarr_source import zarr_path
+
+    return ZARR if zarr_path(source) is not None else _bags(source)
 
 
 def _bags(source: Path) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from igrft.errors import EpisodeError, UsageError
 from igrft.extras import require
-from igrft.recordings.detect import MCAP, ROSBAG
+from igrft.recordings.detect import MCAP, ROBOMIMIC, ROSBAG, ZARR, hdf5_files
 from igrft.recordings.options import Options, listing
 from igrft.recordings.streams.model import Mapping, Recording
 from igrft.resources import find
@@ -22,6 +22,18 @@ def open_source(form: str, place: Path, options: Options) -> tuple[Sequence[Reco
     from igrft.recordings.streams.mapping import load_mapping
 
     mapping = load_mapping(find("mappings", options.mapping)) if options.mapping else None
+    fps = options.fps or (mapping.fps if mapping else None)
+    if form == ZARR:
+        from igrft.recordings.streams.zarr_source import zarr_path, zarr_recordings
+
+        require(place.name, "zarr")
+        path = zarr_path(place)
+        assert path is not None, "detect() saw one"
+        return zarr_recordings(path, mapping, fps)
+    if form == ROBOMIMIC:
+        from igrft.recordings.streams.robomimic_source import robomimic_recordings
+
+        return robomimic_recordings(hdf5_files(place), mapping, fps)
     return _bags(form, place, mapping)
 
 
