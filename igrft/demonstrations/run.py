@@ -147,8 +147,7 @@ class _Session:
         number = self.store.episodes
         self.store.begin()
         self.human.start(None)
-        most = self.recipe.environment.max_steps
-        said = self._phase(_ENDS, math.inf if most is None else (most - 0.5) / self.body.fps, None)
+        said = self._phase(_ENDS, math.inf, None)
         if said in (Event.AGAIN, Event.STOP):
             self.store.discard()
             self.say(f"episode {number}: {'to be recorded again' if said is Event.AGAIN else 'stopped'}")
@@ -203,7 +202,9 @@ class _Session:
             # Leader and robot are apart: before the first step, and after an episode took long to be written.
             self.human.take_over(self.body.observe(), self.body.last_sent)
         self._limiter.reset()
-        events = _Events(self.human, ends, self.stopping, self._limiter if reset is None else None)
+        events = _Events(self.human, ends, self.stopping)
+        if reset is None:
+            events.limiter, events.most = self._limiter, self.recipe.environment.max_steps
         _, same, seen = make_default_processors()
         try:
             record_loop(
@@ -235,17 +236,20 @@ class _Session:
 
 
 class _Events(dict[str, bool]):
-    """What LeRobot's loop asks before every step; the answer is in the keys."""
+    """What LeRobot's loop asks before every step; the answer is in the keys.
 
-    def __init__(
-        self, human: TeleopHuman, ends: tuple[Event, ...], stopping: threading.Event, limiter: Limiter | None
-    ) -> None:
-        """
-        Args:
-            limiter: whose limits, where they cut too long, end an episode as a failure.
-        """
+    Attributes:
+        said: what ended the loop; None after its last step.
+        limiter: whose limits, where they cut too long, end an episode as a failure.
+        most: steps after which it is over, whatever time they took.
+    """
+
+    def __init__(self, human: TeleopHuman, ends: tuple[Event, ...], stopping: threading.Event) -> None:
         super().__init__(exit_early=False, rerecord_episode=False, stop_recording=False)
-        self._human, self._ends, self._stopping, self._limiter = human, ends, stopping, limiter
+        self._human, self._ends, self._stopping = human, ends, stopping
+        self._steps = 0
+        self.limiter: Limiter | None = None
+        self.most: int | None = None
         self.said: Event | None = None
 
     def __getitem__(self, name: str) -> bool:
@@ -253,13 +257,14 @@ class _Events(dict[str, bool]):
             return super().__getitem__(name)
         if self._stopping.is_set():
             self.said = Event.STOP
-        elif self._limiter is not None and self._limiter.should_stop:
+        elif self.limiter is not None and self.limiter.should_stop:
             self.said = Event.FAILURE
         for event in self._human.events() if self.said is None else ():
             if event in self._ends:
                 self.said = event
                 break
-        return self.said is not None
+        self._steps += 1
+        return self.said is not None or (self.most is not None and self._steps > self.most)
 
 
 class _Driver:
