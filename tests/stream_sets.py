@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from recording_sets import picture
+from recording_sets import picture, write_video
 from rosbags.typesys import Stores, get_typestore
 
 ROS2, ROS1 = get_typestore(Stores.ROS2_HUMBLE), get_typestore(Stores.ROS1_NOETIC)
@@ -292,4 +292,32 @@ def write_robomimic(path: Path, lengths: tuple[int, ...] = (9, 12), *, rewards: 
             demo["obs/robot0_gripper_qpos"] = np.zeros((length, 2))
             demo["obs/object"] = np.zeros((length, 10))
             demo["next_obs/object"] = np.zeros((length, 10))
+    return path
+
+
+def write_video_folder(
+    root: Path, lengths: tuple[int, ...] = (9, 12), *, fps: float = 10, codec: str = "libx264", suffix: str = ".mp4"
+) -> Path:
+    """Episodes ``take_N.csv`` with two videos each, a picture a row."""
+    for episode, length in enumerate(lengths):
+        write_rows(root / f"take_{episode}.csv", length, fps)
+        for number, camera in enumerate(("top", "side")):
+            shots = [picture(episode, t, number) for t in range(length)]
+            write_video(root / f"take_{episode}_{camera}{suffix}", shots, fps, codec)
+    return root
+
+
+def write_rows(path: Path, length: int, fps: float = 10, **columns: Iterable[Any]) -> Path:
+    """A CSV with a timestamp, two numbers of state and an action; ``columns`` replace or add some."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held: dict[str, Any] = {
+        "timestamp": [100 + i / fps for i in range(length)],
+        "state.x": [0.5 * i for i in range(length)],
+        "state.y": [1.0] * length,
+        "action": list(range(length)),
+        "note": ["-"] * length,
+        **columns,
+    }
+    rows = zip(*held.values(), strict=True)
+    path.write_text("\n".join([",".join(held), *(",".join(str(v) for v in row) for row in rows)]) + "\n")
     return path

@@ -46,8 +46,8 @@ def convert(
     format: Annotated[
         str | None,
         typer.Option(
-            help="lerobot-v1, lerobot-v2.0, lerobot-v2.1, aloha-hdf5, aloha-hdf5-bgr, mcap, rosbag, zarr or "
-            "robomimic-hdf5; default: found out by looking."
+            help="lerobot-v1, lerobot-v2.0, lerobot-v2.1, aloha-hdf5, aloha-hdf5-bgr, mcap, rosbag, zarr, "
+            "robomimic-hdf5 or videos; default: found out by looking."
         ),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second, where the recording does not say.")] = None,
@@ -75,7 +75,7 @@ def convert(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> int:
-    """Recordings, or an older LeRobot version, to LeRobot v3.0. Videos are never encoded again.
+    """Recordings, or an older LeRobot version, to LeRobot v3.0. Encoded videos are kept as they are where they can be.
 
     SOURCE may also be metaworld:TASK (metaworld:shelf-place-v3): demonstrations are then simulated, as operators of
     different skill would give them. How bad they are is set by dotted options: --operators.tremble=0.2

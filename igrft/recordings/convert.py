@@ -72,7 +72,7 @@ def convert(
             older LeRobot dataset, or ``metaworld:TASK``, of which demonstrations are recorded now.
         target: folder to make. It appears in one rename when all is done.
         format: ``lerobot-v1``, ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5``, ``aloha-hdf5-bgr``,
-            ``mcap``, ``rosbag``, ``zarr`` or ``robomimic-hdf5``; None looks.
+            ``mcap``, ``rosbag``, ``zarr``, ``robomimic-hdf5`` or ``videos``; None looks.
         fps: frames a second, where the recordings do not say.
         task: what the robot does, in words, where the recordings do not say.
         robot_type: written to ``meta/info.json``; None keeps what the source says.

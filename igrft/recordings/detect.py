@@ -21,15 +21,17 @@ ROSBAG = "rosbag"
 #: A replay buffer of diffusion policy or UMI.
 ZARR = "zarr"
 ROBOMIMIC = "robomimic-hdf5"
+#: A folder of videos with tables of states and actions.
+VIDEOS = "videos"
 
 #: Not found by looking: a source that is written as ``metaworld:TASK``.
 METAWORLD = "metaworld"
 
 #: What ``--format`` may be.
-FORMATS = (LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR, MCAP, ROSBAG, ZARR, ROBOMIMIC)
+FORMATS = (LEROBOT_V1, LEROBOT_V20, LEROBOT_V21, ALOHA, ALOHA_BGR, MCAP, ROSBAG, ZARR, ROBOMIMIC, VIDEOS)
 
 #: Those of timed streams, which are aligned and can be mapped.
-STREAMS = (MCAP, ROSBAG, ZARR, ROBOMIMIC)
+STREAMS = (MCAP, ROSBAG, ZARR, ROBOMIMIC, VIDEOS)
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -71,7 +73,8 @@ def detect(source: Path, insisted: str | None = None) -> str:
     if found is None:
         raise IgrftError(
             f"{source} holds no recording that igrft knows (looked for {INFO} of LeRobot, *.hdf5 "
-            f"of ALOHA and robomimic, replay buffers in zarr, MCAP files and ROS bags){_deeper(source)}"
+            f"of ALOHA and robomimic, replay buffers in zarr, MCAP files, ROS bags, "
+            f"and videos with CSV or parquet tables){_deeper(source)}"
         )
     return found
 
@@ -125,10 +128,13 @@ def _hdf5(source: Path) -> str | None:
 
 
 def _other(source: Path) -> str | None:
-    """A replay buffer or bags."""
+    """A replay buffer, bags, or videos with tables."""
+    from igrft.recordings.streams.video_source import tables_of
     from igrft.recordings.streams.zarr_source import zarr_path
 
-    return ZARR if zarr_path(source) is not None else _bags(source)
+    if zarr_path(source) is not None:
+        return ZARR
+    return _bags(source) or (VIDEOS if tables_of(source) else None)
 
 
 def _bags(source: Path) -> str | None:

@@ -139,6 +139,8 @@ def test_what_all_streams_cover() -> None:
         a.common_span({"x": (0.4, 1, 0.1)}, clock, 0.3)
     with pytest.raises(EpisodeError, match=r"x stops 0.50 s before the clock"):
         a.common_span({"x": (0, 0.5, 0.1)}, clock, 0.3)
+    with pytest.raises(EpisodeError, match=r"its clock stops 1.00 s before all other streams, above max_trim 0.3 s"):
+        a.common_span({"x": (0, 2, 0.1), "y": (0, 3, 0.1), "held": (0, np.inf, 0)}, clock, 0.3)
 
 
 def test_stamps_that_do_not_ascend() -> None:

@@ -179,18 +179,27 @@ def skew(times: np.ndarray, at: np.ndarray, align: Align) -> np.ndarray:
     return times[nearest(times, at)] - at
 
 
-def common_span(spans: dict[str, tuple[float, float, float]], clock: np.ndarray, max_trim: float) -> slice:
+def common_span(
+    spans: dict[str, tuple[float, float, float]], clock: np.ndarray, max_trim: float, end: float = np.inf
+) -> slice:
     """Which of the clock's samples all streams cover.
 
     Args:
         spans: by stream: its first and last stamp and its period, seconds. Half a period beyond them counts as
             covered: no sample could be nearer.
         clock: float64 [n], seconds.
+        end: where the episode ends, if a marker or idle time says so.
 
     Raises:
-        EpisodeError: a stream begins more than ``max_trim`` seconds after the clock, or ends as much before it.
+        EpisodeError: a stream begins more than ``max_trim`` seconds after the clock, or ends as much before it; or
+            all others go on for longer than that after the clock's end.
     """
     low, high = clock[0], clock[-1]
+    until = min([end, *(last for _, last, _ in spans.values())])
+    if np.isfinite(until) and until - high > max_trim:
+        raise EpisodeError(
+            f"its clock stops {until - high:.2f} s before all other streams, above max_trim {max_trim:g} s"
+        )
     for name, (first, last, period) in spans.items():
         if first - clock[0] > max_trim:
             raise EpisodeError(f"{name} begins {first - clock[0]:.2f} s after the clock, above max_trim {max_trim:g} s")

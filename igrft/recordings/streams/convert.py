@@ -18,6 +18,7 @@ from igrft.recordings.options import Options, Outcome, listing
 from igrft.recordings.quiet import lerobot_quietly
 from igrft.recordings.streams import align
 from igrft.recordings.streams.encode import Encoded, encode, encoder
+from igrft.recordings.streams.keep import keep, keepable, kind
 from igrft.recordings.streams.model import Mapping, Pictures, Recording, Streams
 from igrft.recordings.streams.parts import Episode, RecordingParts, recording_parts, statistics_json, write_numbers
 from igrft.recordings.streams.plan import Plan, clock_times, plan
@@ -48,7 +49,10 @@ def convert_streams(
         mapping = given(mapping, options)
         _refuse_without_task(recordings, mapping)
         fps = frame_rate(recordings, mapping, warn)
-        parts, set_aside = _parts(recordings, mapping, fps, kept, options)
+        parts, set_aside = _parts(recordings, mapping, fps, kept, options, frozenset())
+        again = _mixed(parts)
+        if again:
+            parts, set_aside = _parts(recordings, mapping, fps, kept, options, again)
         parts = _alike(parts, set_aside)
         if not parts:
             raise nothing_left(set_aside)
@@ -114,18 +118,19 @@ def frame_rate(recordings: Sequence[Recording], mapping: Mapping, warn: Callable
 
 
 def _parts(
-    recordings: Sequence[Recording], mapping: Mapping, fps: int, kept: Path, options: Options
+    recordings: Sequence[Recording], mapping: Mapping, fps: int, kept: Path, options: Options, again: frozenset[str]
 ) -> tuple[list[Episode], dict[str, str]]:
+    """Every episode, aligned and encoded; cameras in ``again`` are encoded even where their videos could be kept."""
     parts: list[Episode] = []
     set_aside: dict[str, str] = {}
     # Neither changes what an episode holds.
     key = replace(mapping, task=None, robot_type=None)
     with progress("convert", len(recordings), 0, show=options.progress) as advance:
         for recording in recordings:
-            folder = recording_parts(kept, recording.name, f"{recording.identity()}\n{key!r}\n{fps}")
+            folder = recording_parts(kept, recording.name, f"{recording.identity()}\n{key!r}\n{fps}\n{sorted(again)}")
             found = folder.done()
             if found is None:
-                found = _recording(recording, mapping, fps, folder)
+                found = _recording(recording, mapping, fps, folder, again)
                 folder.finish(*found)
             parts += found[0]
             set_aside |= found[1]
@@ -134,7 +139,7 @@ def _parts(
 
 
 def _recording(
-    recording: Recording, mapping: Mapping, fps: int, folder: RecordingParts
+    recording: Recording, mapping: Mapping, fps: int, folder: RecordingParts, again: frozenset[str]
 ) -> tuple[list[Episode], dict[str, str]]:
     """All episodes of a recording."""
     parts: list[Episode] = []
@@ -145,7 +150,7 @@ def _recording(
             for number, window in enumerate(cut):
                 name = recording.name if mapping.episodes.by == "file" else f"{recording.name}#{number}"
                 try:
-                    make = _Make(streams, recording, name, mapping, fps, window)
+                    make = _Make(streams, recording, name, mapping, fps, window, again)
                     parts.append(folder.episode(number, make))
                 except EpisodeError as error:
                     set_aside[name] = str(error)
@@ -158,14 +163,22 @@ class _Make:
     """Makes one episode in a folder."""
 
     def __init__(
-        self, streams: Streams, recording: Recording, name: str, mapping: Mapping, fps: int, window: Window
+        self,
+        streams: Streams,
+        recording: Recording,
+        name: str,
+        mapping: Mapping,
+        fps: int,
+        window: Window,
+        again: frozenset[str],
     ) -> None:
+        self._again = again
         self._streams, self._recording, self._name = streams, recording, name
         self._mapping, self._fps, self._window = mapping, fps, window
 
     def __call__(self, folder: Path) -> dict[str, Any]:
         planned = plan(self._streams, self._recording, self._mapping, self._fps, self._window)
-        videos = _encode_all(folder, planned, self._fps)
+        videos = _encode_all(folder, planned, self._fps, self._again)
         write_numbers(folder, planned.columns, planned.skew)
         return {
             "name": self._name,
@@ -174,13 +187,14 @@ class _Make:
             "names": planned.names,
             "cameras": {name: [video.height, video.width] for name, video in videos.items()},
             "statistics": statistics_json({name: video.statistics for name, video in videos.items()}),
+            "kept": {name: kind(folder / f"{name}.mp4") for name, video in videos.items() if video.kept},
             "success": planned.success,
             "task": self._recording.facts().task,
             "facts": planned.facts,
         }
 
 
-def _encode_all(folder: Path, planned: Plan, fps: int) -> dict[str, Encoded]:
+def _encode_all(folder: Path, planned: Plan, fps: int, again: frozenset[str]) -> dict[str, Encoded]:
     """Encode the cameras side by side: each has a thread that decodes and feeds an encoder."""
     if not planned.cameras:
         return {}
@@ -197,8 +211,11 @@ def _encode_all(folder: Path, planned: Plan, fps: int) -> dict[str, Encoded]:
 
     def one(name: str, pictures: Pictures, indices: np.ndarray) -> Encoded:
         try:
+            path = folder / f"{name}.mp4"
+            if name not in again and pictures.encoded is not None and keepable(pictures.encoded, indices, fps):
+                return keep(path, pictures.encoded, len(indices), fps)
             read = until_one_fails(pictures.read(indices))
-            return encode(folder / f"{name}.mp4", read, len(indices), fps, settings, threads)
+            return encode(path, read, len(indices), fps, settings, threads)
         except EpisodeError as error:
             failures.append(EpisodeError(f"{name}: {error}"))
             raise
@@ -213,6 +230,12 @@ def _encode_all(folder: Path, planned: Plan, fps: int) -> dict[str, Encoded]:
         if failures:
             raise failures[0]
         return {name: future.result() for name, future in running.items()}
+
+
+def _mixed(parts: list[Episode]) -> frozenset[str]:
+    """Cameras whose videos cannot be joined as they are: kept in some episodes and not in others, or unlike."""
+    cameras = {camera for part in parts for camera in part.kept}
+    return frozenset(k for k in cameras if len({part.kept.get(k, "") for part in parts if k in part.cameras}) > 1)
 
 
 def _alike(parts: list[Episode], set_aside: dict[str, str]) -> list[Episode]:

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A camera's video: its size in pixels, and its statistics as :func:`picture_statistics` has them."""
+    """A camera's video: its size in pixels, its statistics as ``picture_statistics`` has them; kept or encoded here."""
 
     height: int
     width: int
     statistics: dict[str, np.ndarray]
+    kept: bool = False
 
 
 def encoder() -> RGBEncoderConfig:

@@ -32,6 +32,7 @@ class Episode:
         widths: numbers a row, by feature. names: of the numbers, by feature.
         cameras: height and width in pixels, by feature.
         statistics: of each camera. facts: for ``meta/igrft.json``.
+        kept: what the videos are that were not encoded again, by camera.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Episode:
     names: dict[str, list[str]]
     cameras: dict[str, tuple[int, int]]
     statistics: dict[str, dict[str, Any]]
+    kept: dict[str, str]
     success: bool | None
     task: str | None
     facts: dict[str, Any]

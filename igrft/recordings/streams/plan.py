@@ -78,7 +78,7 @@ def plan(streams: Streams, recording: Recording, mapping: Mapping, fps: int, win
         for s in found
         if s is not clock
     }
-    covered = a.common_span(spans, clock.times, mapping.max_trim)
+    covered = a.common_span(spans, clock.times, mapping.max_trim, window[1])
     rows = a.rows_of(clock.times[covered], fps, mapping.max_gap)
     out = Plan(len(rows.rows), {}, {}, {}, {}, None)
     parts: dict[str, list[tuple[np.ndarray, list[str]]]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from igrft.errors import EpisodeError, UsageError
 from igrft.extras import require
-from igrft.recordings.detect import MCAP, ROBOMIMIC, ROSBAG, ZARR, hdf5_files
+from igrft.recordings.detect import MCAP, ROBOMIMIC, ROSBAG, VIDEOS, ZARR, hdf5_files
 from igrft.recordings.options import Options, listing
 from igrft.recordings.streams.model import Mapping, Recording
 from igrft.resources import find
@@ -34,6 +34,10 @@ def open_source(form: str, place: Path, options: Options) -> tuple[Sequence[Reco
         from igrft.recordings.streams.robomimic_source import robomimic_recordings
 
         return robomimic_recordings(hdf5_files(place), mapping, fps)
+    if form == VIDEOS:
+        from igrft.recordings.streams.video_source import video_recordings
+
+        return video_recordings(place, mapping)
     return _bags(form, place, mapping)
 
 

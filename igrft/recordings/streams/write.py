@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from igrft import columns as c
-from igrft.dataset.parquet import DataWriter
+from igrft.dataset.files import INFO, read_json
+from igrft.dataset.parquet import DataWriter, write_json
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 from igrft.recordings.finish import correct_video_starts
@@ -82,10 +83,23 @@ def assemble(target: Path, parts: list[Episode], fps: int, tasks: list[str], rob
                 raise IgrftError(f"LeRobot could not write {part.name} ({type(error).__name__}: {error})") from error
         writer.finalize()
     shutil.rmtree(target / "images", ignore_errors=True)
+    if parts[0].kept:
+        _forget_settings(target, list(parts[0].kept))
     if parts[0].cameras:
         counts = {(k, i): p.length for k in parts[0].cameras for i, p in enumerate(parts)}
         correct_video_starts(DatasetReader.open(target), counts)
     _write_skew(target / SKEW, parts)
+
+
+def _forget_settings(target: Path, cameras: list[str]) -> None:
+    """LeRobot notes the settings of its encoder with every video; those that were kept were not made with them."""
+    from lerobot.configs.video import VIDEO_ENCODER_INFO_FIELD_NAMES
+
+    info = read_json(target / INFO)
+    for camera in cameras:
+        for name in VIDEO_ENCODER_INFO_FIELD_NAMES:
+            info["features"][camera]["info"].pop(f"video.{name}", None)
+    write_json(target / INFO, info)
 
 
 def _create(target: Path, first: Episode, fps: int, robot_type: str | None, *, success: bool) -> tuple[Any, Any, Any]:
