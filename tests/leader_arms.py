@@ -24,7 +24,7 @@ DEGREES = {"unit": "degrees", "gripper_closed": 180.0, "gripper_open": 225.0}
 def fields(emulator: Emulator, **options: Any) -> dict[str, Any]:
     """Settings of one arm: the last servo is the gripper's."""
     ids = list(emulator.servos)
-    given = {"port": emulator.port, "ids": ids[:-1], "gripper_id": ids[-1], "timeout": 150.0, **DEGREES, **options}
+    given = {"port": emulator.port, "ids": ids[:-1], "gripper_id": ids[-1], "timeout": 400.0, **DEGREES, **options}
     return {"offsets": [180.0] * len(given["ids"]), **given}
 
 
