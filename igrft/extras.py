@@ -14,7 +14,7 @@ _PACKAGES = {
     "eval": ("matplotlib",),
     "serve": ("msgpack", "websockets"),
     "vlm": ("openai",),
-    "mcap": ("mcap", "lz4", "zstandard", "rosbags"),
+    "mcap": ("mcap", "lz4", "zstandard", "mcap_protobuf", "rosbags"),
     "ros": ("rosbags",),
     "zarr": ("zarr",),
 }
