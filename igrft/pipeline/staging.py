@@ -101,12 +101,20 @@ class StageStore:
         self.folder = folder
         self._found: dict[tuple[int, str], Staged] = {}
 
-    def scan(self, *extra: Path) -> None:
-        """Find what earlier runs left, here and in ``extra`` files. What cannot be read is removed."""
+    def scan(self, *extra: Path, rows: Sequence[int] | None = None) -> None:
+        """Find what earlier runs left, here and in ``extra`` files. What cannot be read is removed.
+
+        Args:
+            rows: look for these only; None is all. Files that hold none of them are not opened.
+        """
+        wanted = None if rows is None else frozenset(rows)
         for path in (*extra, *sorted(self.folder.glob("*.arrow"))):
+            if path.parent == self.folder and wanted is not None and not _may_hold(path, wanted):
+                continue
             try:
                 for staged in read_entries(path):
-                    self._found[staged.row, staged.key] = staged
+                    if wanted is None or staged.row in wanted:
+                        self._found[staged.row, staged.key] = staged
             except (pa.ArrowInvalid, OSError, ValueError, KeyError):
                 if path.parent == self.folder:
                     path.unlink(missing_ok=True)
@@ -173,6 +181,15 @@ def merge_staged(path: Path, staged: Sequence[Staged]) -> None:
     ):
         for s in kept:
             writer.write_batch(s.rows().replace_schema_metadata(schema.metadata))
+
+
+def _may_hold(path: Path, rows: frozenset[int]) -> bool:
+    """Whether a staged file may hold one of these rows, by its name."""
+    first, _, rest = path.name.partition("-")
+    last = rest.partition("-")[0]
+    if not (first.isdigit() and last.isdigit()):
+        return True
+    return not rows.isdisjoint(range(int(first), int(last) + 1))
 
 
 def _entry(s: Staged) -> dict[str, Any]:

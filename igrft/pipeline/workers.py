@@ -87,13 +87,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def run_tasks(job: Job, tasks: Sequence[Task], workers: int) -> Iterator[Staged]:
-    """Stage the result of every task, in any order; in this process where one worker is asked for.
+def run_tasks(job: Job, tasks: Sequence[Task], workers: int, *, isolated: bool = False) -> Iterator[Staged]:
+    """Stage the result of every task, in any order; in this process where one worker is asked for, unless
+    ``isolated``.
 
     A worker that dies (out of memory, a crash in a native library) takes no other episode with it:
     those in flight are tried once more, each alone, and set aside if the worker dies again.
     """
-    if workers <= 1 or len(tasks) == 1:
+    if (workers <= 1 or len(tasks) == 1) and not isolated:
         run = _opened(job)
         for task, following in zip_longest(tasks, tasks[1:]):
             yield run(task, following)
