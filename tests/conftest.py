@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from synthetic import write_dataset
 
@@ -19,6 +20,17 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 # A shell that starts the tests in the background has Ctrl-C ignored, and the programs that they start with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy computer is no defect of what is tested.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Workers share the cores: each one's arithmetic, and that of the programs it starts, keeps to one thread."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
