@@ -17,6 +17,9 @@ _PACKAGES = {
     "mcap": ("mcap", "lz4", "zstandard", "mcap_protobuf", "rosbags"),
     "ros": ("rosbags",),
     "zarr": ("zarr",),
+    "s3": ("s3fs",),
+    "slurm": ("datatrove",),
+    "ray": ("datatrove", "ray"),
 }
 
 

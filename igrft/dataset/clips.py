@@ -12,6 +12,7 @@ import numpy as np
 from igrft.dataset import decoders
 from igrft.dataset.decoders import BACKENDS, FASTEST, Backend, Color, Timed
 from igrft.errors import EpisodeError, UsageError, did_you_mean
+from igrft.remote.mirror import is_there, reading
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,12 @@ def probe(path: Path | str) -> VideoFacts:
     import av
 
     path = _existing(path)
-    try:
-        container = av.open(str(path))
-    except av.error.FFmpegError as error:
-        raise decoders.damaged(path, error) from None
-    try:
-        return _facts(path, container)
-    except av.error.FFmpegError as error:
-        raise decoders.damaged(path, error) from None
-    finally:
-        container.close()
+    with reading(path) as source:
+        try:
+            with av.open(source) as container:
+                return _facts(path, container)
+        except av.error.FFmpegError as error:
+            raise decoders.damaged(path, error) from None
 
 
 def _facts(path: Path, container: Any) -> VideoFacts:
@@ -155,6 +152,6 @@ def refuse_decord(path: Path) -> None:
 
 def _existing(path: Path | str) -> Path:
     path = Path(path)
-    if not path.is_file():
+    if not is_there(path):
         raise EpisodeError(f"{path} is missing; restore it from the source")
     return path

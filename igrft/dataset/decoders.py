@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from igrft.errors import EpisodeError, IgrftError
+from igrft.remote.mirror import here, reading
 
 Color = Literal["gray", "rgb"]
 Backend = Literal["auto", "pyav", "torchcodec", "decord"]
@@ -56,10 +57,17 @@ def pyav(
     path: Path, start: float, fps: float, size: tuple[int, int] | None, color: Color, threads: int
 ) -> Iterator[Timed]:
     """Decode with PyAV from the key frame before ``start`` on."""
+    with reading(path) as source:
+        yield from _pyav(path, source, start, fps, size, color, threads)
+
+
+def _pyav(
+    path: Path, source: Any, start: float, fps: float, size: tuple[int, int] | None, color: Color, threads: int
+) -> Iterator[Timed]:
     import av
 
     try:
-        container = av.open(str(path))
+        container = av.open(source)
     except av.error.FFmpegError as error:
         raise damaged(path, error) from None
     with container:
@@ -127,7 +135,7 @@ def torchcodec(
             "(apt install ffmpeg) or set video_backend: pyav"
         ) from None
     try:
-        decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=threads)
+        decoder = VideoDecoder(str(here(path)), dimension_order="NHWC", num_ffmpeg_threads=threads)
         total = int(decoder.metadata.num_frames or 0)
         index = _first_index(lambda i: decoder.get_frame_at(i).pts_seconds, total, start, fps)
         for at in range(index, total, 16):
@@ -150,7 +158,7 @@ def decord(
             "video_backend: pyav"
         ) from None
     try:
-        reader = package.VideoReader(str(path), num_threads=threads)
+        reader = package.VideoReader(str(here(path)), num_threads=threads)
         times = reader.get_frame_timestamp(list(range(len(reader))))[:, 0]
         for index in range(_first_index(lambda i: float(times[i]), len(reader), start, fps), len(reader)):
             yield float(times[index]), partial(to_color, reader[index].asnumpy(), size, color)

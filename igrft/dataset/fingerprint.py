@@ -3,6 +3,9 @@
 Metadata and tables are hashed whole. Of a video its size and 34 blocks spread over it are: enough to
 notice another recording, without reading terabytes before any work. Times and paths do not
 count, so a copied dataset is the same dataset.
+
+Of a dataset on a store every object's name, size and tag (S3's ETag) count, as the store lists them: nothing need be
+fetched. On a store without tags, times do. A folder and its copy on a store are therefore two datasets.
 """
 
 from __future__ import annotations
@@ -12,14 +15,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from igrft.remote.mirror import manifest_of
+
 _BLOCK = 1 << 16
 _SAMPLES = 34
+_FOLDERS = ("meta", "data", "images", "videos")
 
 
 def fingerprint(root: Path) -> str:
     """Hex digest over ``meta/``, ``data/`` and ``videos/`` (also ``images/``) of a LeRobot dataset."""
+    remote = manifest_of(root)
+    if remote is not None:
+        return remote.fingerprint(_FOLDERS)
     total = hashlib.blake2b(digest_size=16)
-    for folder in ("meta", "data", "images", "videos"):
+    for folder in _FOLDERS:
         base = root / folder
         if not base.is_dir():
             continue

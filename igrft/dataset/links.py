@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from igrft.remote.mirror import here
 
 #: Pictures are never written by us, so a link is as good as a copy and costs no space.
 _LINKED = (".mp4", ".mkv", ".webm", ".png", ".jpg", ".jpeg", ".tiff")
@@ -15,10 +17,11 @@ _LINKED = (".mp4", ".mkv", ".webm", ".png", ".jpg", ".jpeg", ".tiff")
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link ``source`` as ``target``; copy where the file system does not allow it.
 
-    A link in the source (the Hub's cache is made of them) is followed to the file.
+    A link in the source (the Hub's cache is made of them) is followed to the file, which is fetched where it is of a
+    mirror and not here.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    real = source.resolve()
+    real = here(source).resolve()
     try:
         os.link(real, target)
     except OSError as error:
@@ -27,10 +30,17 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def link_tree(source: Path, target: Path, *, skip: Sequence[str] = (), copy: bool = False) -> None:
+def link_tree(
+    source: Path,
+    target: Path,
+    *,
+    skip: Sequence[str] = (),
+    copy: bool = False,
+    link: Callable[[Path, Path], None] = link_or_copy,
+) -> None:
     """Take over every file under ``source`` but hidden ones and the top-level names in ``skip``.
 
-    Pictures are linked; everything else (and with ``copy`` everything) is copied, so that editing one
+    Pictures are linked by ``link``; everything else (and with ``copy`` everything) is copied, so that editing one
     dataset's README does not edit the other's.
     """
     for folder, folders, files in os.walk(source, followlinks=True):
@@ -42,7 +52,7 @@ def link_tree(source: Path, target: Path, *, skip: Sequence[str] = (), copy: boo
                 continue
             path, to = Path(folder) / name, target / inside / name
             if not copy and path.suffix.lower() in _LINKED:
-                link_or_copy(path, to)
+                link(path, to)
             else:
                 to.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, to)
+                shutil.copyfile(here(path), to)

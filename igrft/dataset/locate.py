@@ -1,4 +1,4 @@
-"""Turns what the user names, a folder or a Hub id, into a folder on this machine."""
+"""Turns what the user names, a folder, a URL or a Hub id, into a folder on this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from igrft.errors import IgrftError, UsageError
+from igrft.remote.mirror import mirror
+from igrft.remote.urls import checked_url, is_url, local_path, refuse_collapsed
 
 #: What is fetched for whoever looks at no picture: not the videos, which are nearly all of a dataset.
 _PICTURES = ("videos/*", "images/*")
@@ -15,28 +17,40 @@ _CARD_PICTURES = "assets/episode_??????.jpg"
 _HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
-def locate(source: str | Path, *, what: str, pictures: bool = True) -> Path:
+def locate(source: str | Path, *, what: str, pictures: bool = True, whole: bool = False) -> Path:
     """The folder (or file) that ``source`` names; a dataset on the Hub is downloaded into the Hub's cache.
 
-    What is in the cache already is not fetched again; a commit as the revision needs no request at all.
+    What is in the cache already is not fetched again; a commit as the revision needs no request at all. Of a URL the
+    folder is a mirror: its tables come at once, and of its videos what is looked at, when it is (:mod:`igrft.remote`).
 
     Args:
-        source: a path, or ``user/name`` or ``user/name@revision`` on the Hub. A path that exists wins.
+        source: a path, a URL of fsspec's, or ``user/name`` or ``user/name@revision`` on the Hub. A path that exists
+            wins over a Hub id.
         what: how the command line calls this argument, for the message (``"SOURCE"``).
         pictures: whether videos are needed; without them a dataset on the Hub comes as tables alone. (Pictures that lie
             in the tables come with them.)
+        whole: fetch every file of a URL, for programs that open them by their paths.
 
     Raises:
-        UsageError: neither an existing path nor the shape of a Hub id.
-        IgrftError: the Hub cannot be reached (``HF_HUB_OFFLINE`` is respected), or has no such dataset.
+        UsageError: neither an existing path, nor a URL with something at it, nor the shape of a Hub id.
+        IgrftError: the Hub or the store cannot be reached (``HF_HUB_OFFLINE`` is respected), or has no such dataset.
     """
+    refuse_collapsed(source, what)
+    if is_url(source):
+        local = local_path(checked_url(str(source), what))
+        if local is None:
+            return mirror(str(source), what=what, whole=whole)
+        source = local
     text = str(source)
     path = Path(text).expanduser()
     if path.exists():
         return path
     found = _HUB_ID.fullmatch(text)
     if isinstance(source, Path) or found is None:
-        raise UsageError(f"{what} {text!r} does not exist; give an existing folder, or a Hub id like user/name")
+        raise UsageError(
+            f"{what} {text!r} does not exist; give an existing folder, or a Hub id like user/name, or a URL like "
+            "s3://bucket/name"
+        )
     return _download(found["repo"], found["revision"], text, what, pictures)
 
 

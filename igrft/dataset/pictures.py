@@ -10,6 +10,7 @@ import numpy as np
 from igrft.dataset.decoders import Color, resize
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError
+from igrft.remote.mirror import here, is_there
 
 #: Rows of an image column that are held in memory at a time.
 _ROWS = 32
@@ -48,8 +49,8 @@ def decode_image(
 
     data = (value or {}).get("bytes")
     name = (value or {}).get("path")
-    if data is None and name and (dataset.root / name).is_file():
-        data = (dataset.root / name).read_bytes()
+    if data is None and name and is_there(dataset.root / name):
+        data = here(dataset.root / name).read_bytes()
     which = f" ({name})" if name else ""
     if not data:
         raise EpisodeError(f"{camera}: a picture{which} is missing; convert the source again")

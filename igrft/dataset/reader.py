@@ -33,6 +33,7 @@ from igrft.dataset.files import (
     to_numpy,
 )
 from igrft.errors import EpisodeError, IgrftError
+from igrft.remote.mirror import block_file
 
 #: Handles kept open: each holds its file's metadata, 20 KB a row group.
 _OPEN_FILES = 4
@@ -199,8 +200,9 @@ class DatasetReader:
             if len(self._files) >= _OPEN_FILES:
                 self._files.pop(next(iter(self._files))).close()
             try:
+                path = self.root / relative
                 # Buffered ahead, a file would be held in memory whole until its handle is closed.
-                self._files[relative] = pq.ParquetFile(self.root / relative, pre_buffer=False)
+                self._files[relative] = pq.ParquetFile(block_file(path) or path, pre_buffer=False)
             except FileNotFoundError:
                 raise IgrftError(f"{self.root / relative} is missing; restore it from the source") from None
             except pa.ArrowInvalid as error:
