@@ -8,7 +8,7 @@ DEMO := out/demo
 export HF_HUB_OFFLINE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo demo-recording test test-slow lint bench bench-training bench-rollouts sync clean
+.PHONY: demo demo-recording test test-slow test-slurm test-ray test-cluster lint bench bench-training bench-rollouts sync clean
 
 demo: sync
 	@rm -rf $(DEMO)
@@ -30,6 +30,16 @@ test: sync lint
 
 test-slow: sync
 	$(RUN) pytest -m slow -s
+
+# `annotate` on clusters that are started for the tests, on this computer.
+test-slurm: sync
+	@command -v slurmctld /usr/sbin/slurmctld >/dev/null || sh tests/cluster/install_slurm.sh
+	$(RUN) pytest -m slurm tests/cluster
+
+test-ray: sync
+	$(RUN) pytest -m ray tests/cluster
+
+test-cluster: test-slurm test-ray
 
 lint: sync
 	$(RUN) ruff check .
