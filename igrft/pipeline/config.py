@@ -8,12 +8,13 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from igrft.cluster.settings import Executor, read_executor
 from igrft.errors import UsageError, did_you_mean
 from igrft.resources import find, folder
 from igrft.steps.base import Step
@@ -22,10 +23,11 @@ from igrft.steps.registry import STEP_TYPES, step_class
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A named list of steps, as the file has them (not yet expanded or resolved)."""
+    """A named list of steps, as the file has them (not yet expanded or resolved), and where they run."""
 
     name: str
     steps: tuple[Step, ...]
+    executor: Executor = field(default_factory=Executor)
 
 
 def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> Pipeline:
@@ -33,8 +35,8 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> Pipeline:
 
     Args:
         name_or_path: ``offline``, or a path.
-        overrides: ``steps.TYPE.KEY=VALUE``, as after ``--`` on the command line. Paths in them are
-            relative to the working directory, paths in the file to the file.
+        overrides: ``steps.TYPE.KEY=VALUE`` and ``executor.KEY=VALUE``, as after ``--`` on the command line. Paths in
+            them are relative to the working directory, paths in the file to the file.
 
     Raises:
         UsageError: no such file, not YAML, an unknown step or key (naming the near miss), a bad value.
@@ -47,9 +49,13 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> Pipeline:
     if not isinstance(value, Mapping) or not isinstance(value.get("steps"), list) or not value["steps"]:
         raise UsageError(f"{path} needs a list of 'steps'")
     for key in value:
-        if key != "steps":
-            raise UsageError(f"{path} has an unknown key {key!r}{did_you_mean(str(key), ['steps'])}")
-    return _built(path.stem, [_entry(e, path) for e in value["steps"]], overrides, str(path))
+        if key not in ("steps", "executor"):
+            raise UsageError(f"{path} has an unknown key {key!r}{did_you_mean(str(key), ['steps', 'executor'])}")
+    where_it_runs = [o for o in overrides if o.startswith("executor.")]
+    executor = read_executor(value.get("executor") or {}, where_it_runs, str(path))
+    entries = [_entry(e, path) for e in value["steps"]]
+    made = _built(path.stem, entries, [o for o in overrides if o not in where_it_runs], str(path))
+    return dataclasses.replace(made, executor=executor)
 
 
 def recorded_pipeline(record: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "the record") -> Pipeline:
@@ -105,7 +111,7 @@ def _apply(override: str, entries: list[dict[str, Any]]) -> None:
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or len(parts) != 3 or parts[0] != "steps":
-        raise UsageError(f"override {override!r} is not of the form --steps.TYPE.KEY=VALUE")
+        raise UsageError(f"override {override!r} is not of the form --steps.TYPE.KEY=VALUE or --executor.KEY=VALUE")
     found = [e for e in entries if e["type"] == parts[1]]
     if not found:
         near = did_you_mean(parts[1], [e["type"] for e in entries])

@@ -44,7 +44,6 @@ class Labelling:
         say: told what the user must know while it runs.
         rows: the rows that this process looks at; None is all.
         given: reductions by step type, where another process made them; None: they are made here.
-        absent: where heavy steps run elsewhere: why these rows of a step have no result there. None: they run here.
         again: try episodes once more that an earlier run set aside.
         isolated: run heavy steps in processes of their own even where there is one worker: a crash costs an episode.
         bar: as :func:`igrft.progress.progress`, told of every episode.
@@ -60,7 +59,6 @@ class Labelling:
     say: Callable[[str], None] = say_to_stderr
     rows: Sequence[int] | None = None
     given: Mapping[str, Any] | None = None
-    absent: Callable[[Step, Sequence[int]], Mapping[int, str]] | None = None
     again: bool = True
     isolated: bool = False
     bar: Callable[..., AbstractContextManager[Callable[[int, int], None]]] = progress
@@ -140,18 +138,16 @@ class Labelling:
             return None
         if self.given is None:
             self.reductions[step.type] = self.kept_reductions.of(step, lambda: self.records(rows))
-        else:
+        elif step.type in self.given:
             self.reductions[step.type] = self.given[step.type]
+        else:
+            raise IgrftError(f"step {step.type!r}: what it takes from all episodes was not made; the job before failed")
         return self.reductions[step.type]
 
     def run_group(self, group: list[int]) -> None:
         """Label what is missing of a group, once all groups that it builds on are done."""
         missing = self.missing(group)
         if not missing:
-            return
-        if self.absent is not None and self.plan.steps[group[0]].heavy:
-            for row, reason in self.absent(self.plan.steps[group[0]], missing).items():
-                self.put_aside(row, reason)
             return
         for number in group:
             if line := self.plan.steps[number].announce(self.dataset, missing):

@@ -26,6 +26,7 @@ class Plan:
         producers: for each step, the numbers of earlier steps whose results it reads (what it reads of the
             recording is part of ``source``).
         source: fingerprint of the dataset.
+        owners: for each step, the type of the entry that it stands for.
         notices: what the user should know: steps that were left out.
     """
 
@@ -34,6 +35,7 @@ class Plan:
     producers: tuple[tuple[int, ...], ...]
     source: str
     notices: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -74,7 +76,8 @@ def make_plan(pipeline: Pipeline, dataset: DatasetReader, source: str) -> Plan:
         IgrftError: a step lacks an input, naming the step that would make it; or a step's own refusal.
     """
     entries, notices = _resolve(pipeline, dataset)
-    steps = tuple(part for entry in entries for part in entry.expand())
+    parts = [(entry.type, part) for entry in entries for part in entry.expand()]
+    steps, owners = tuple(part for _, part in parts), tuple(owner for owner, _ in parts)
     made: dict[str, int] = {}
     producers: list[tuple[int, ...]] = []
     for i, step in enumerate(steps):
@@ -99,7 +102,7 @@ def make_plan(pipeline: Pipeline, dataset: DatasetReader, source: str) -> Plan:
                     f"{what!r}; remove one of them"
                 )
             made[what] = i
-    return Plan(entries, steps, tuple(producers), source, notices)
+    return Plan(entries, steps, tuple(producers), source, notices, owners)
 
 
 def _resolve(pipeline: Pipeline, dataset: DatasetReader) -> tuple[tuple[Step, ...], tuple[str, ...]]:

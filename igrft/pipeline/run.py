@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from igrft.cluster.active import refuse_active
 from igrft.dataset.files import IGRFT
 from igrft.dataset.fingerprint import digest_of, fingerprint
 from igrft.dataset.locate import locate
@@ -50,7 +51,8 @@ def annotate(
     Args:
         source: folder or Hub id of the dataset.
         target: folder of the labelled dataset; ``target.staging`` beside it holds work in progress.
-        pipeline: name or path of a pipeline file, or a loaded pipeline.
+        pipeline: name or path of a pipeline file, or a loaded pipeline. One that asks for a cluster is submitted by
+            :func:`igrft.cluster.submit.submit`.
         overrides: ``steps.TYPE.KEY=VALUE``, applied to the file.
         workers: processes for heavy steps; None is one a core.
         strict: stop at the first episode that cannot be labelled, instead of setting it aside.
@@ -62,11 +64,18 @@ def annotate(
         UsageError: a wrong call or pipeline file.
         IgrftError: nothing could be labelled, TARGET is not ours, the disk is full, …
     """
-    run = Run.prepare(source, target, pipeline, overrides)
+    loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(str(pipeline), overrides)
+    if loaded.executor.in_jobs:
+        # Here: what runs elsewhere is asked for by few.
+        from igrft.cluster.submit import run_here
+
+        return run_here(source, target, loaded, strict=strict, overwrite=overwrite, say=say)
+    run = Run.prepare(source, target, loaded)
     run.workers, run.strict, run.show, run.say = workers or default_workers(), strict, show_progress, say
     where, plan = run.target, run.plan
     try:
         where.refuse_strangers(plan.source, overwrite)
+        refuse_active(where)
         with where.locked():
             where.recover()
             where.refuse_strangers(plan.source, overwrite)
@@ -88,7 +97,7 @@ class Run(Labelling):
 
     @classmethod
     def prepare(
-        cls, source: str | Path, target: str | Path, pipeline: str | Path | Pipeline, overrides: Sequence[str]
+        cls, source: str | Path, target: str | Path, pipeline: str | Path | Pipeline, overrides: Sequence[str] = ()
     ) -> Run:
         """Check everything against everything, and touch nothing. For the arguments see :func:`annotate`."""
         # Resolved, so that "." has a name and staging lies on the disk that a link leads to.
@@ -111,7 +120,7 @@ class Run(Labelling):
         spent: dict[str, dict[str, Any]] = {}
         try:
             self.find_earlier_work()
-            self._refuse_what_is_lacking()
+            self.refuse_what_is_lacking()
             shutil.rmtree(self.target.out, ignore_errors=True)
             for group in self.plan.groups:
                 self.run_group(group)
@@ -146,7 +155,7 @@ class Run(Labelling):
         videos = (p.relative_to(self.dataset.root) for p in (self.dataset.root / "videos").rglob("*.mp4"))
         return all((self.target.path / p).is_file() for p in videos)
 
-    def _refuse_what_is_lacking(self) -> None:
+    def refuse_what_is_lacking(self) -> None:
         """Ask every step that has something to do whether it can, before the first has spent anything.
 
         A step whose results are all kept needs no package and no key: new thresholds apply on any machine.

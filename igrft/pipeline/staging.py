@@ -122,8 +122,17 @@ class StageStore:
     def get(self, row: int, key: str) -> Staged | None:
         return self._found.get((row, key))
 
-    def forget_set_aside(self) -> None:
-        """A new run tries set-aside episodes again."""
+    def forget_set_aside(self, *, remove: bool = False) -> None:
+        """A new run tries set-aside episodes again.
+
+        Args:
+            remove: their files too, so that other processes do not find them; what else lies in these is done again.
+        """
+        if remove:
+            gone = {s.path for s in self._found.values() if s.reason is not None and s.path.parent == self.folder}
+            for path in gone:
+                path.unlink(missing_ok=True)
+            self._found = {k: s for k, s in self._found.items() if s.path not in gone}
         self._found = {k: s for k, s in self._found.items() if s.reason is None}
 
     def add(self, staged: Sequence[Staged]) -> None:
@@ -147,6 +156,8 @@ def write_staged(folder: Path, results: Sequence[Result]) -> list[Staged]:
         offset += length
     name = f"{results[0].row:06d}-{results[-1].row:06d}-{digest_of([r.key for r in results])}.arrow"
     path = folder / name
+    if (there := _whole(path)) is not None:
+        return there
     schema = pa.schema([(n, a.type) for n, a in arrays.items()], {_META: json.dumps(entries).encode()})
     with (
         whole_file(path) as temporary,
@@ -155,6 +166,15 @@ def write_staged(folder: Path, results: Sequence[Result]) -> list[Staged]:
     ):
         writer.write_batch(pa.record_batch(list(arrays.values()), schema=schema))
     return [_staged(e, path) for e in entries]
+
+
+def _whole(path: Path) -> list[Staged] | None:
+    """What a process that was thought dead has staged meanwhile: the first result stands, others build on it."""
+    try:
+        there = list(read_entries(path))
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError):
+        return None
+    return there if all(s.reason is None for s in there) else None
 
 
 def read_entries(path: Path) -> Iterator[Staged]:

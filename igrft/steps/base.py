@@ -108,6 +108,21 @@ class Provisional:
     value: Any
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a worker of a step takes on a cluster; the pipeline file may say otherwise.
+
+    Attributes:
+        cpus: cores.
+        memory_gb: main memory in all, GiB.
+        gpus: GPUs.
+    """
+
+    cpus: int = 1
+    memory_gb: float = 4.0
+    gpus: int = 0
+
+
 #: Labels one episode. Where it has a method ``expect(row)``, that is told which episode comes next before
 #: this one is labelled, so that it can read ahead.
 Labeller = Callable[[Episode], EpisodeLabels]
@@ -156,6 +171,11 @@ class Step(Protocol):
 
         None: run in worker processes.
         """
+        ...
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker of a heavy step takes on a cluster."""
         ...
 
     def expand(self) -> tuple[Step, ...]:
@@ -247,6 +267,10 @@ class StepDefaults:
     @property
     def max_workers(self) -> int | None:
         return None
+
+    @property
+    def resources(self) -> Resources:
+        return Resources()
 
     def expand(self) -> tuple[Any, ...]:
         return (self,)

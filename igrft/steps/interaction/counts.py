@@ -14,7 +14,7 @@ import numpy as np
 from igrft.dataset.decoders import FASTEST
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import Backend, episode_frames, picture_size
-from igrft.steps.base import Episode, EpisodeLabels, Labeller
+from igrft.steps.base import Episode, EpisodeLabels, Labeller, Resources
 from igrft.steps.interaction.camera import LooksThroughCamera
 from igrft.steps.interaction.evidence import Look
 from igrft.steps.interaction.flow import RAFT_NAMES, FlowEstimator, Precision, make_flow
@@ -98,6 +98,13 @@ class InteractionCounts(LooksThroughCamera):
     def max_workers(self) -> int | None:
         """Two where RAFT runs on a GPU: one is computed for while the other counts. Each loads the model."""
         return 2 if self.flow in RAFT_NAMES and on_gpu(self.device) else None
+
+    @property
+    def resources(self) -> Resources:
+        """RAFT wants a GPU, and cores that decode for it; OpenCV's flow runs on the worker's own threads."""
+        if self.flow in RAFT_NAMES:
+            return Resources(cpus=2, memory_gb=12, gpus=0 if self.device == "cpu" else 1)
+        return Resources(cpus=self.threads, memory_gb=4)
 
     @property
     def segmented(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError
-from igrft.steps.base import Labeller, StepDefaults
+from igrft.steps.base import Labeller, Resources, StepDefaults
 from igrft.steps.values.checkpoint import CheckpointFacts, read_facts, read_inputs
 
 
@@ -73,6 +73,11 @@ class Values(StepDefaults):
     def max_workers(self) -> int:
         """One: the model is held once and uses every core, pictures are decoded in threads beside it."""
         return 1
+
+    @property
+    def resources(self) -> Resources:
+        """The whole policy is loaded: four cores decode for a GPU."""
+        return Resources(cpus=4, memory_gb=32, gpus=0 if self.device == "cpu" else 1)
 
     @property
     def takes(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import picture_size, stream_at
 from igrft.errors import IgrftError
-from igrft.steps.base import Episode, EpisodeLabels, Labeller
+from igrft.steps.base import Episode, EpisodeLabels, Labeller, Resources
 from igrft.steps.interaction.camera import LooksThroughCamera
 from igrft.steps.interaction.overlap import ahead, on_gpu
 from igrft.steps.interaction.robot_mask.given import exemplars_digest
@@ -72,6 +72,13 @@ class RobotMask(LooksThroughCamera):
     def max_workers(self) -> int | None:
         """One process holds a large model; a classifier fits into each."""
         return 1 if self.robot_mask in MODELS else None
+
+    @property
+    def resources(self) -> Resources:
+        """A large model wants a GPU."""
+        if self.robot_mask in MODELS:
+            return Resources(cpus=2, memory_gb=16, gpus=0 if self.device == "cpu" else 1)
+        return Resources(cpus=self.threads, memory_gb=4)
 
     @property
     def makes(self) -> tuple[str, ...]:

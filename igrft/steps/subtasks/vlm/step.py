@@ -18,6 +18,7 @@ from igrft.steps.base import (
     Labeller,
     Preview,
     Provisional,
+    Resources,
     Spending,
     StepDefaults,
 )
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 #: Segments with names as the model gave them, episode by episode: not yet one vocabulary.
 SEGMENTS_SEEN = "segments_seen"
+
+
+def served_here(entry: Subtasks) -> Resources:
+    """What asking takes on a cluster: cores for pictures, and a GPU where the step starts the model's server."""
+    return Resources(cpus=4, memory_gb=32, gpus=1) if entry.serve_command else Resources(cpus=2, memory_gb=4)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ class VlmSubtasks(StepDefaults):
     @property
     def in_flight(self) -> int | None:
         return self.entry.concurrency
+
+    @property
+    def resources(self) -> Resources:
+        """The model is elsewhere, unless the step serves it itself."""
+        return served_here(self.entry)
 
     @property
     def makes(self) -> tuple[str, ...]:
@@ -186,6 +197,10 @@ class SubtaskNames(StepDefaults):
         if self.entry.merge == "model":
             require("source: vlm of step 'subtasks'", "vlm")
             self.entry.key()
+
+    @property
+    def resources(self) -> Resources:
+        return served_here(self.entry) if self.entry.merge == "model" else Resources()
 
     @property
     def reduces(self) -> bool:

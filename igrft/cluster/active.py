@@ -1,0 +1,37 @@
+"""Are jobs at work on a TARGET? Importing this costs nothing."""
+
+from __future__ import annotations
+
+from igrft.dataset.files import read_json
+from igrft.errors import IgrftError
+from igrft.pipeline.target import Target
+
+
+def refuse_active(target: Target) -> None:
+    """Refuse to write a TARGET that jobs of a cluster are at work on.
+
+    Raises:
+        IgrftError: they are, or it cannot be told from here.
+    """
+    folder = target.path.with_name(target.path.name + ".jobs")
+    # Nearly always: nothing was ever submitted for it, or it is over.
+    if not (folder / "job.json").is_file():
+        return
+    state = folder / "state.json"
+    if state.is_file() and read_json(state).get("state") != "submitted":
+        return
+    from igrft.cluster.jobs import Jobs
+    from igrft.cluster.schedulers import alive
+
+    try:
+        at_work = alive(Jobs(folder))
+    except IgrftError as error:
+        raise IgrftError(
+            f"jobs were submitted for {target.path}, and whether they are still there cannot be told from here "
+            f"({error}); run: igrft status {target.path}, or igrft cancel {target.path}"
+        ) from None
+    if at_work:
+        raise IgrftError(
+            f"jobs are at work on {target.path}; see: igrft status {target.path}, or end them: "
+            f"igrft cancel {target.path}"
+        )

@@ -1,0 +1,81 @@
+"""Runs the stages from one process: on Ray, where it is a job of the cluster; or on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from igrft.cluster.jobs import Jobs
+from igrft.cluster.settle import Again, settle
+from igrft.cluster.stages import Stage
+from igrft.cluster.task import LabelTask
+from igrft.errors import IgrftError
+from igrft.pipeline.outcome import AnnotateResult
+from igrft.pipeline.run import say_to_stderr
+
+
+def drive(
+    jobs: Jobs, run_tasks: Again, *, at_once: int = 1, say: Callable[[str], None] = say_to_stderr
+) -> AnnotateResult:
+    """Run every stage after those that it builds on; those that do not wait for each other side by side.
+
+    Args:
+        run_tasks: runs the tasks of a stage, and returns when they have ended.
+        at_once: stages at the same time.
+
+    Raises:
+        IgrftError: as of :func:`igrft.annotate`.
+    """
+    ended: dict[str, Future[AnnotateResult | None]] = {}
+    stages = jobs.stages()
+    # In order, so that none waits for one that has no thread yet.
+    with ThreadPoolExecutor(max(1, at_once)) as pool:
+        for stage in stages:
+            ended[stage.name] = pool.submit(_run, jobs, stage, [ended[n] for n in stage.after], run_tasks, say)
+        try:
+            result = ended[stages[-1].name].result()
+        except BaseException:
+            for future in ended.values():
+                future.cancel()
+            raise
+    assert result is not None
+    return result
+
+
+def _run(
+    jobs: Jobs, stage: Stage, after: Sequence[Future[Any]], run_tasks: Again, say: Callable[[str], None]
+) -> AnnotateResult | None:
+    for future in after:
+        future.result()
+    jobs.refuse_ended(jobs.job()["submission"])
+    if stage.kind != "label":
+        return settle(jobs, stage, run_tasks, say)
+    if 0 in jobs.attempts(stage.name):
+        _, tasks = jobs.rows(stage.name, 0)
+        run_tasks(jobs, stage, 0, tasks, ())
+    return None
+
+
+def task_of(jobs: Jobs, stage: Stage, attempt: int) -> LabelTask:
+    """The function that every rank of an attempt calls."""
+    return LabelTask(str(jobs.folder), jobs.job()["submission"], stage.name, attempt)
+
+
+def main() -> None:
+    """``python -m igrft.cluster.drive FOLDER``: the driver on Ray."""
+    from igrft.cluster.ray import run_tasks
+
+    jobs = Jobs(Path(sys.argv[1]))
+    try:
+        drive(jobs, run_tasks, at_once=len(jobs.stages()))
+    except IgrftError as error:
+        if not jobs.ended:
+            jobs.put_state("failed", str(error))
+        sys.exit(f"igrft: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What every scheduler can be asked, whichever it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from igrft.cluster.jobs import Jobs
+
+
+def alive(jobs: Jobs) -> bool:
+    """Whether jobs of a submission are waiting or running. Raises IgrftError: it cannot be told from here."""
+    module = _module(jobs)
+    return bool(module.alive(jobs)) if module else False
+
+
+def cancel(jobs: Jobs) -> None:
+    """End the jobs of a submission; what is staged stays, and a later submission goes on from it.
+
+    Raises:
+        IgrftError: the scheduler cannot be asked from here.
+    """
+    before = jobs.state()
+    # First: a job that starts meanwhile finds that nobody waits for it.
+    jobs.put_state("cancelled")
+    module = _module(jobs)
+    try:
+        if module:
+            module.cancel(jobs)
+    except BaseException:
+        jobs.put_state(str(before.get("state")), before.get("message"))
+        raise
+
+
+def _module(jobs: Jobs) -> Any:
+    """The scheduler's module; None for jobs of a process here, which a lock speaks for."""
+    kind = jobs.executor().type
+    if kind == "slurm":
+        from igrft.cluster import slurm
+
+        return slurm
+    if kind == "ray":
+        from igrft.cluster import ray
+
+        return ray
+    return None

@@ -1,0 +1,199 @@
+"""The jobs between steps and after the last: see to what tasks left undone, label cheap steps, write TARGET."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from igrft.cluster.jobs import Jobs
+from igrft.cluster.stages import Stage
+from igrft.cluster.task import SignOfLife, deal, open_source
+from igrft.errors import IgrftError
+from igrft.pipeline.outcome import AnnotateResult
+from igrft.pipeline.run import Run, say_to_stderr
+from igrft.pipeline.target import Target
+from igrft.pipeline.workers import one_line, refuse_full_disk
+
+
+class Again(Protocol):
+    """Runs one more attempt at a stage, and returns when it has ended, however it did."""
+
+    def __call__(self, jobs: Jobs, stage: Stage, attempt: int, tasks: int, avoid: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True)
+class SettleTask:
+    """The function of the one task of a ``settle`` or ``finish`` stage."""
+
+    folder: str
+    submission: str
+    stage: str
+    again: Again
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> None:
+        jobs = Jobs(Path(self.folder))
+        jobs.refuse_ended(self.submission)
+        settle(jobs, jobs.stage(self.stage), self.again)
+
+
+def settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None] = say_to_stderr) -> AnnotateResult | None:
+    """Do what a ``settle`` or ``finish`` stage stands for. What goes wrong ends the submission, and says why.
+
+    Returns:
+        What the run came to, of ``finish``; else None.
+
+    Raises:
+        IgrftError: as of :func:`igrft.annotate`.
+    """
+    sign = SignOfLife(jobs, stage.name, 0, 0)
+    sign.write(force=True)
+    try:
+        try:
+            found = _settle(jobs, stage, again, say)
+        except OSError as error:
+            refuse_full_disk(error)
+            raise IgrftError(f"{error.filename or jobs.folder}: {error.strerror or one_line(error)}") from error
+    except BaseException as error:
+        # Also where the scheduler ends it: whoever asks is told.
+        why = one_line(error) if isinstance(error, IgrftError) else f"{type(error).__name__}: {one_line(error)}"
+        if not jobs.ended:
+            jobs.put_state("failed", f"{stage.name}: {why}")
+        sign.end("failed", why)
+        raise
+    sign.end("done")
+    return found
+
+
+def _settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None]) -> AnnotateResult | None:
+    job = jobs.job()
+    where = Target(Path(job["target"]))
+    if stage.kind == "finish":
+        # It alone checks the whole source anew: labels must not land on other rows than they were made for.
+        base = Run.prepare(job["source"], where.path, jobs.pipeline(), ())
+        if base.plan.source != job["fingerprint"]:
+            raise IgrftError(f"{job['source']} has changed since this was submitted; submit again")
+        dataset, plan, unfit = base.dataset, base.plan, base.unfit
+    else:
+        dataset, plan = open_source(jobs)
+        unfit = {int(row): reason for row, reason in job["unfit"].items()}
+    run = SettlingRun(
+        dataset,
+        plan,
+        where,
+        unfit,
+        name=job["pipeline"]["name"],
+        strict=bool(job["strict"]),
+        say=say,
+        again=False,
+        jobs=jobs,
+        try_again=again,
+    )
+    with where.locked():
+        where.recover()
+        where.refuse_strangers(plan.source, bool(job["overwrite"]))
+        if stage.kind == "finish":
+            result = run.go()
+            jobs.put_state("done")
+            write_result(jobs, result)
+            return result
+        run.find_earlier_work()
+        try:
+            for number in stage.groups:
+                run.run_group(plan.groups[number])
+        finally:
+            for step in plan.steps:
+                if spending := step.close():
+                    say(spending.line)
+        jobs.put_reductions(run.reductions)
+    return None
+
+
+def write_result(jobs: Jobs, result: AnnotateResult) -> None:
+    """Keep what the run came to, with what tasks spent, for whoever asks later."""
+    from igrft.dataset.parquet import write_json
+
+    write_json(jobs.folder / "result.json", {**result.to_json(), "spent": spent(jobs) | result.spent})
+
+
+def spent(jobs: Jobs) -> dict[str, Any]:
+    """What tasks spent, added up by step: numbers only."""
+    total: dict[str, dict[str, Any]] = {}
+    for stage in jobs.stages():
+        for attempt in jobs.attempts(stage.name):
+            for progress in jobs.progress(stage.name, attempt).values():
+                for step, numbers in (progress.get("spent") or {}).items():
+                    into = total.setdefault(step, {})
+                    for name, value in numbers.items():
+                        if isinstance(value, int | float) and not isinstance(value, bool):
+                            into[name] = into.get(name, 0) + value
+    return total
+
+
+@dataclass
+class SettlingRun(Run):
+    """A run whose heavy steps were tasks' work: what they left undone is tried again, then set aside."""
+
+    jobs: Jobs = field(kw_only=True)
+    try_again: Again = field(kw_only=True)
+
+    def run_group(self, group: list[int]) -> None:
+        step = self.plan.steps[group[0]]
+        if not step.heavy:
+            super().run_group(group)
+            return
+        missing = self.missing(group)
+        executor = self.jobs.executor()
+        fruitless = 0
+        while missing and fruitless < executor.retries:
+            attempt = 1 + max(self.jobs.attempts(step.type), default=-1)
+            stage = self.jobs.stage(step.type)
+            wanted = executor.of_step(step.type, self.plan.owners[group[0]]).tasks or executor.tasks
+            tasks = min(len(missing), wanted or DEFAULT_TASKS)
+            before = self._failed(step.type)
+            self.jobs.put_rows(step.type, attempt, missing, tasks)
+            self.say(f"{step.type}: {len(missing)} episodes are not done, attempt {attempt + 1}")
+            self.try_again(self.jobs, stage, attempt, tasks, sorted({str(p.get("node")) for p in before.values()}))
+            self.stores[group[0]].scan()
+            left = self.missing(group)
+            fruitless = 0 if len(left) < len(missing) else fruitless + 1
+            missing = left
+        for row in missing:
+            self.put_aside(row, self._why(row, step.type))
+
+    def refuse_what_is_lacking(self) -> None:
+        """Nothing: who submitted has asked, and heavy steps do not run here."""
+
+    def _failed(self, stage: str) -> dict[int, dict[str, Any]]:
+        """Tasks of the last attempt that did not end well, by rank."""
+        attempts = self.jobs.attempts(stage)
+        if not attempts:
+            return {}
+        return {r: p for r, p in self.jobs.progress(stage, attempts[-1]).items() if p.get("state") != "done"}
+
+    def _why(self, row: int, stage: str) -> str:
+        """Why an episode has no result, as its last task told, and where that task's log is."""
+        attempts = self.jobs.attempts(stage)
+        episode = f"episode {int(self.dataset.episode_indices[row])}: step {stage!r}"
+        if not attempts:
+            return f"{episode} was never begun; submit again"
+        rows, tasks = self.jobs.rows(stage, attempts[-1])
+        rank = deal(rows, self.dataset.lengths, tasks)[row]
+        log = self.jobs.attempt(stage, attempts[-1]) / "logs" / f"task_{rank:05d}.log"
+        progress = self._failed(stage).get(rank)
+        why = (
+            "its job never began"
+            if progress is None
+            else progress.get("error")
+            or (f"its job on node {progress.get('node')} ended without a word (killed, out of memory or out of time?)")
+        )
+        return f"{episode} has no result after {count(len(attempts), 'attempt')}: {why}; log: {log}"
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+#: Jobs that a step's episodes are dealt to where nobody says.
+DEFAULT_TASKS = 100

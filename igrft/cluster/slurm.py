@@ -1,0 +1,190 @@
+"""Stages as jobs of Slurm, through datatrove: all are submitted at once, chained by dependencies."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from igrft.cluster.jobs import Jobs
+from igrft.cluster.settings import Executor
+from igrft.cluster.settle import SettleTask
+from igrft.cluster.stages import Stage
+from igrft.cluster.task import LabelTask
+from igrft.errors import IgrftError
+
+#: Seconds between two looks at whether a further attempt has ended.
+_LOOK = 5.0
+
+
+def submit(jobs: Jobs, tasks: Mapping[str, int]) -> None:
+    """Submit every stage. The ids of the jobs are kept as they come, so that they can be cancelled.
+
+    Args:
+        tasks: number of tasks by stage of kind ``label``; a stage that is not here has nothing to do.
+
+    Raises:
+        IgrftError: Slurm is not here, or refused.
+    """
+    refuse_no_slurm()
+    submission = jobs.job()["submission"]
+    ids: dict[str, str] = {}
+    for stage in jobs.stages():
+        after = [ids[name] for name in stage.after if name in ids]
+        if stage.kind == "label":
+            if stage.name not in tasks:
+                continue
+            function: Any = LabelTask(str(jobs.folder), submission, stage.name, 0)
+            ids[stage.name] = launch(jobs, stage, function, 0, tasks[stage.name], after=after)
+        else:
+            function = SettleTask(str(jobs.folder), submission, stage.name, run_again)
+            ids[stage.name] = launch(jobs, stage, function, 0, 1, after=after)
+
+
+def run_again(jobs: Jobs, stage: Stage, attempt: int, tasks: int, avoid: Sequence[str]) -> None:
+    """One more attempt, on other nodes than those to ``avoid`` if there are any; returns when its jobs have ended."""
+    function = LabelTask(str(jobs.folder), jobs.job()["submission"], stage.name, attempt)
+    exclude = [n for n in avoid if n in (nodes := _nodes())]
+    if len(exclude) == len(nodes):
+        exclude = []
+    job = launch(jobs, stage, function, attempt, tasks, exclude=exclude)
+    while set(job.split(":")) & _alive():
+        time.sleep(_LOOK)
+
+
+def launch(
+    jobs: Jobs,
+    stage: Stage,
+    function: Any,
+    attempt: int,
+    tasks: int,
+    *,
+    after: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> str:
+    """Submit one array of jobs; return the ids, joined by colons as Slurm's dependencies are.
+
+    Raises:
+        IgrftError: Slurm refused.
+    """
+    executor = jobs.executor()
+    folder = jobs.attempt(stage.name, attempt)
+    launched: list[str] = []
+
+    def keep(output: str) -> str:
+        launched.append(output.split()[-1])
+        return launched[-1]
+
+    made = _executor_class()(
+        pipeline=[function],
+        tasks=tasks,
+        logging_dir=str(folder),
+        job_name=f"igrft-{stage.name}",
+        job_id_retriever=keep,
+        depends_job_id=":".join(after) or None,
+        # Whatever became of them, the next job looks at what is there.
+        run_on_dependency_fail=True,
+        **_options(executor, stage, exclude),
+    )
+    try:
+        with _outside_of_any_job():
+            made.launch_job()
+    except subprocess.CalledProcessError as error:
+        raise IgrftError(f"sbatch refused step {stage.name!r} ({error}); its own message is above") from None
+    # What is pickled must not hold this closure's list: ids are kept here.
+    jobs.put_ids({f"{stage.name}/{attempt}": ":".join(launched)})
+    return ":".join(launched)
+
+
+def cancel(jobs: Jobs) -> None:
+    """End every job that is still there."""
+    refuse_no_slurm()
+    ids = _ids(jobs)
+    if ids:
+        subprocess.run(["scancel", *ids], check=False, capture_output=True)
+
+
+def alive(jobs: Jobs) -> bool:
+    """Whether any job is waiting or running."""
+    refuse_no_slurm()
+    return bool(set(_ids(jobs)) & _alive())
+
+
+def refuse_no_slurm() -> None:
+    """Raises IgrftError: Slurm's commands are not on this machine."""
+    if shutil.which("sbatch") is None:
+        raise IgrftError("sbatch is not on this machine; run this on a login node of the cluster")
+
+
+def _ids(jobs: Jobs) -> list[str]:
+    return [i for joined in jobs.ids().values() for i in joined.split(":")]
+
+
+def _alive() -> set[str]:
+    """Ids of the user's jobs that have not ended; of arrays, the array's."""
+    # A controller that is busy must not look like jobs that have ended.
+    for wait in (2, 10, 30, None):
+        found = subprocess.run(["squeue", "--me", "-h", "-o", "%F"], check=False, capture_output=True, text=True)
+        if found.returncode == 0:
+            return set(found.stdout.split())
+        if wait is None:
+            break
+        time.sleep(wait)
+    raise IgrftError(f"squeue does not answer: {' '.join(found.stderr.split())}")
+
+
+def _nodes() -> set[str]:
+    found = subprocess.run(["sinfo", "-h", "-N", "-o", "%N"], check=False, capture_output=True, text=True)
+    return set(found.stdout.split())
+
+
+def _options(executor: Executor, stage: Stage, exclude: Sequence[str]) -> dict[str, Any]:
+    own = executor.of_step(*stage.owner_names)
+    needs = stage.resources
+    sbatch: dict[str, Any] = {
+        # A job that is run again after its node died would else begin its log anew.
+        "open-mode": "append",
+        "mem": f"{math.ceil(needs.memory_gb * 1024)}M",
+        **({"account": executor.account} if executor.account else {}),
+        **({"exclude": ",".join(exclude)} if exclude else {}),
+        **executor.sbatch,
+        **own.sbatch,
+    }
+    return {
+        "time": own.time or executor.time,
+        "partition": own.partition or executor.partition,
+        "qos": executor.qos,
+        "cpus_per_task": needs.cpus,
+        "gpus_per_task": needs.gpus,
+        "workers": own.workers or executor.workers or -1,
+        "sbatch_args": sbatch,
+        "max_array_size": executor.max_array,
+        "env_command": executor.setup or f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
+    }
+
+
+@contextlib.contextmanager
+def _outside_of_any_job() -> Iterator[None]:
+    """Submit as from a login node: what Slurm told this job of itself is not the next one's."""
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("SLURM_", "SBATCH_")) and k != "SLURM_CONF"}
+    for name in kept:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _executor_class() -> Any:
+    # Here: importing datatrove costs a second, and it may not be installed.
+    from igrft.cluster.slurm_executor import SlurmExecutor
+
+    return SlurmExecutor
