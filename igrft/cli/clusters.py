@@ -49,9 +49,7 @@ def submit(
 
 def status(
     target: TargetOf,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show it until it has ended. Ctrl-C ends the showing.")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it until it has ended.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:

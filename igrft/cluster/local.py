@@ -30,7 +30,10 @@ def run_tasks(jobs: Jobs, stage: Stage, attempt: int, tasks: int, avoid: Sequenc
         workers=min(workers, tasks),
         logging_dir=str(folder),
     )
-    with (folder / "driver.log").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
-        # An exception: its task has told in its progress and its log.
-        with contextlib.suppress(Exception):
-            made.run()
+    # An exception: its task has told in its progress and its log.
+    with (
+        (folder / "driver.log").open("a", encoding="utf-8") as log,
+        contextlib.redirect_stderr(log),
+        contextlib.suppress(Exception),
+    ):
+        made.run()
