@@ -11,9 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 from recording_sets import picture, write_video
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 ROS2, ROS1 = get_typestore(Stores.ROS2_HUMBLE), get_typestore(Stores.ROS1_NOETIC)
+VIDEO = "foxglove_msgs/msg/CompressedVideo"
+for _types in (ROS2, ROS1):
+    _text = "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n"
+    _types.register(get_types_from_msg(_text, VIDEO))
 START = 1_700_000_000_000_000_000
 TASK = "put the cube into the box"
 HEAD, WRIST = "observation.images.head", "observation.images.wrist"
@@ -101,6 +105,20 @@ def flag(topic: str, t: float, value: bool) -> Sent:
     return Sent(topic, "std_msgs/msg/Bool", t, t, {"data": value})
 
 
+def video_messages(topic: str, packets: list[bytes], delay: float, form: str = "h264") -> list[Sent]:
+    """Pictures of an encoded video, ten a second, as Foxglove's message for ROS holds them."""
+    return [
+        Sent(
+            topic,
+            VIDEO,
+            i / 10 + delay * (i % 2),
+            i / 10,
+            {"frame_id": "", "data": np.frombuffer(p, np.uint8), "format": form},
+        )
+        for i, p in enumerate(packets)
+    ]
+
+
 def messages(episode: int = 0, seconds: float = 1.0, fps: float = 10) -> list[Sent]:
     """An episode: a head camera at ``fps`` (the clock), a wrist camera 20 ms later, joints, a pose and commands."""
     out: list[Sent] = []
@@ -126,6 +144,8 @@ def build(types: Any, msgtype: str, fields: dict[str, Any], made: int, ros1: boo
             stamp = types.types["builtin_interfaces/msg/Time"](made // 10**9, made % 10**9)
             extra = (0,) if ros1 else ()
             given[name] = types.types["std_msgs/msg/Header"](*extra, stamp, "")
+        elif name == "timestamp":
+            given[name] = types.types["builtin_interfaces/msg/Time"](made // 10**9, made % 10**9)
         elif isinstance(fields[name], dict):
             given[name] = build(types, what, fields[name], made, ros1)
         else:

@@ -1,7 +1,7 @@
 """One way to read bags: MCAP files by ``mcap``, ROS 1 and ROS 2 bags by ``rosbags``. No ROS is needed.
 
 Both give raw messages in the order in which they were written, and decode them by the definitions
-that the bag carries. ``rosbags`` knows ROS's serialisations; MCAP may also hold JSON.
+that the bag carries. ``rosbags`` knows ROS's serialisations; MCAP may also hold JSON and protobuf.
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ from typing import Any, Protocol
 
 from igrft.errors import EpisodeError, IgrftError
 from igrft.recordings.video_facts import lfs_pointer, unreadable
+
+#: For ROS 2 bags that carry no definitions (SQLite before Iron); ROS's common packages come with ``rosbags``.
+_COMPRESSED_VIDEO = "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n"
+
+
+#: How the parts of a time are called by ROS, Foxglove and protobuf.
+_SECONDS, _NANOSECONDS = ("sec", "secs", "seconds"), ("nsec", "nsecs", "nanosec", "nanos")
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Bag(Protocol):
         """The message's fields."""
 
     def stamp(self, message: Message) -> int | None:
-        """When the message was made, nanoseconds, by its header; None where it has none. Zero is not set."""
+        """When the message was made, by its header or timestamp, nanoseconds; None where it has none, 0 if not set."""
 
 
 @contextmanager
@@ -82,9 +89,12 @@ def open_bag(path: Path) -> Iterator[Bag]:
         yield bag
         return
     from rosbags.highlevel import AnyReader
-    from rosbags.typesys import Stores, get_typestore
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-    default = None if path.suffix == ".bag" else get_typestore(Stores.ROS2_HUMBLE)
+    default = None
+    if path.suffix != ".bag":
+        default = get_typestore(Stores.ROS2_HUMBLE)
+        default.register(get_types_from_msg(_COMPRESSED_VIDEO, "foxglove_msgs/msg/CompressedVideo"))
     with reading(path):
         reader = AnyReader([path], default_typestore=default)
         reader.open()
@@ -103,7 +113,8 @@ class RosBag:
         self._connections: dict[str, list[Any]] = {}
         for connection in reader.connections:
             self._connections.setdefault(connection.topic, []).append(connection)
-        self._headed = {t.msgtype: _begins_with_header(reader.typestore, t.msgtype) for t in self.topics.values()}
+        kinds = {topic.msgtype for topic in self.topics.values()}
+        self._stamps = {kind: _stamp_reader(reader.typestore, kind, ros1=not reader.is2) for kind in kinds}
 
     def messages(self, topics: list[str], start: int | None = None, stop: int | None = None) -> Iterator[Message]:
         with reading(self._path):
@@ -116,14 +127,12 @@ class RosBag:
             return self._reader.deserialize(message.data, self.topics[message.topic].msgtype)
 
     def stamp(self, message: Message) -> int | None:
-        if not self._headed[self.topics[message.topic].msgtype]:
-            return None
         with reading(self._path):
-            return _cdr_stamp(message.data) if self._reader.is2 else _ros1_stamp(message.data)
+            return self._stamps[self.topics[message.topic].msgtype](message.data)
 
 
 class McapBag:
-    """An MCAP file with messages of ROS 1, ROS 2 or JSON."""
+    """An MCAP file with messages of ROS 1, ROS 2, JSON or protobuf."""
 
     def __init__(self, path: Path, file: Any) -> None:
         from mcap.reader import make_reader
@@ -164,18 +173,21 @@ class McapBag:
 
 
 def _mcap_decoder(channel: Any, schema: Any) -> tuple[Callable[[bytes], Any], Callable[[bytes], int | None]]:
-    """How messages of a channel are decoded, and how their header's stamp is read. Definitions are parsed when used."""
+    """How messages of a channel are decoded, and how their stamp is read. Definitions are parsed when used."""
     if channel.message_encoding == "json":
         return json.loads, _json_stamp
+    if channel.message_encoding == "protobuf" and schema is not None:
+        return _protobuf_decoder(schema)
     if channel.message_encoding not in ("cdr", "ros1") or schema is None:
         what = channel.message_encoding or "an unnamed encoding"
 
         def refuse(data: bytes) -> Any:
-            raise EpisodeError(f"{channel.topic} holds {what}, which is not decoded (known: cdr, ros1, json)")
+            raise EpisodeError(f"{channel.topic} holds {what}, which is not decoded (known: cdr, ros1, json, protobuf)")
 
         return refuse, refuse
     ros1 = channel.message_encoding == "ros1"
     kept: list[tuple[Any, str]] = []
+    readers: list[Callable[[bytes], int | None]] = []
 
     def store() -> tuple[Any, str]:
         if not kept:
@@ -187,11 +199,25 @@ def _mcap_decoder(channel: Any, schema: Any) -> tuple[Callable[[bytes], Any], Ca
         return types.deserialize_ros1(data, name) if ros1 else types.deserialize_cdr(data, name)
 
     def stamp(data: bytes) -> int | None:
-        if not _begins_with_header(*store()):
-            return None
-        return _ros1_stamp(data) if ros1 else _cdr_stamp(data)
+        if not readers:
+            readers.append(_stamp_reader(*store(), ros1=ros1))
+        return readers[0](data)
 
     return decode, stamp
+
+
+def _protobuf_decoder(schema: Any) -> tuple[Callable[[bytes], Any], Callable[[bytes], int | None]]:
+    from mcap_protobuf.decoder import DecoderFactory
+
+    factory = DecoderFactory()
+
+    def decode(data: bytes) -> Any:
+        decoder = factory.decoder_for("protobuf", schema)
+        if decoder is None:
+            raise EpisodeError(f"{schema.name} is said to be protobuf and has a schema of {schema.encoding}")
+        return decoder(data)
+
+    return decode, lambda data: _protobuf_stamp(decode(data))
 
 
 def _typestore(schema: Any) -> tuple[Any, str]:
@@ -213,21 +239,22 @@ def _typestore(schema: Any) -> tuple[Any, str]:
     return types, name
 
 
-def _begins_with_header(types: Any, msgtype: str) -> bool:
+def _stamp_reader(types: Any, msgtype: str, *, ros1: bool) -> Callable[[bytes], int | None]:
+    """Reads the stamp where messages begin with a header, or as Foxglove's with a timestamp; else says None."""
     definition = types.fielddefs.get(msgtype)
-    return bool(definition and definition[1] and definition[1][0][0] == "header")
+    first, what = definition[1][0] if definition and definition[1] else ("", None)
+    headed = first == "header"
+    if not headed and (first != "timestamp" or not what or what[1] != "builtin_interfaces/msg/Time"):
+        return lambda data: None
+    if ros1:
+        # A header of ROS 1 has a sequence number before the stamp.
+        return lambda data: _time(struct.unpack_from("<II", data, 4 if headed else 0))
+    # CDR begins with four bytes, of which the second says the order of bytes.
+    return lambda data: _time(struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4))
 
 
-def _cdr_stamp(data: bytes) -> int:
-    """Seconds and nanoseconds follow CDR's four bytes, of which the second says the order of bytes."""
-    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-    return seconds * 1_000_000_000 + nanoseconds
-
-
-def _ros1_stamp(data: bytes) -> int:
-    """ROS 1 has a sequence number before the stamp."""
-    _, seconds, nanoseconds = struct.unpack_from("<III", data)
-    return seconds * 1_000_000_000 + nanoseconds
+def _time(parts: tuple[int, int]) -> int:
+    return parts[0] * 1_000_000_000 + parts[1]
 
 
 def _json_stamp(data: bytes) -> int | None:
@@ -239,6 +266,28 @@ def _json_stamp(data: bytes) -> int | None:
     stamp = header.get("stamp") if isinstance(header, dict) else message.get("timestamp")
     if not isinstance(stamp, dict):
         return None
-    seconds = stamp.get("sec", stamp.get("secs", 0))
-    nanoseconds = stamp.get("nsec", stamp.get("nanosec", stamp.get("nsecs", 0)))
-    return int(str(seconds)) * 1_000_000_000 + int(str(nanoseconds))
+    seconds = next((stamp[name] for name in _SECONDS if name in stamp), 0)
+    nanoseconds = next((stamp[name] for name in _NANOSECONDS if name in stamp), 0)
+    return _time((int(str(seconds)), int(str(nanoseconds))))
+
+
+def _protobuf_stamp(message: Any) -> int | None:
+    """``timestamp`` as Foxglove's schemas have it, or ``header.stamp``."""
+    for path in (("timestamp",), ("header", "stamp"), ("header", "timestamp")):
+        found = message
+        for name in path:
+            found = _set_message(found, name) if found is not None else None
+        names = found.DESCRIPTOR.fields_by_name if found is not None else {}
+        seconds = next((name for name in _SECONDS if name in names), None)
+        nanoseconds = next((name for name in _NANOSECONDS if name in names), None)
+        if seconds and nanoseconds:
+            return _time((int(getattr(found, seconds)), int(getattr(found, nanoseconds))))
+    return None
+
+
+def _set_message(message: Any, name: str) -> Any:
+    """A field of protobuf that is a message and is set, else None."""
+    field = message.DESCRIPTOR.fields_by_name.get(name)
+    if field is None or field.message_type is None or not field.has_presence or not message.HasField(name):
+        return None
+    return getattr(message, name)
