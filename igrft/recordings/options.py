@@ -18,6 +18,9 @@ class Options:
     rebuild_timestamps: bool = False
     progress: bool = True
     mapping: str | None = None
+    codec: str | None = None
+    crf: int | None = None
+    preset: str | None = None
 
 
 @dataclass

@@ -24,7 +24,6 @@ def lerobot_quietly(scratch: Path) -> Iterator[None]:
     The libraries are imported before anything is changed, since they read their settings on import
     and would keep ours for the rest of the process.
     """
-    import av.logging
     import datasets
     import huggingface_hub.constants
 
@@ -34,13 +33,7 @@ def lerobot_quietly(scratch: Path) -> Iterator[None]:
         _set(stack, datasets.config, "HF_HUB_OFFLINE", True)
         _set(stack, datasets.config, "HF_DATASETS_CACHE", scratch / "datasets")
         _set(stack, tempfile, "tempdir", str(scratch))
-        if "SVT_LOG" not in os.environ:
-            os.environ["SVT_LOG"] = "1"  # SVT-AV1 prints its banner from C; 1 is errors only
-            stack.callback(os.environ.pop, "SVT_LOG", None)
-        # LeRobot undoes PyAV's silence, upon which FFmpeg says how it writes each file.
-        stack.callback(av.logging.set_level, av.logging.get_level())
-        stack.callback(av.logging.set_libav_level, av.logging.INFO)
-        av.logging.set_libav_level(av.logging.ERROR)
+        stack.enter_context(ffmpeg_quietly())
         if not datasets.are_progress_bars_disabled():
             datasets.disable_progress_bars()
             stack.callback(datasets.enable_progress_bars)
@@ -54,6 +47,22 @@ def lerobot_quietly(scratch: Path) -> Iterator[None]:
             nothing = logging.NullHandler()
             root.addHandler(nothing)
             stack.callback(root.removeHandler, nothing)
+        yield
+
+
+@contextmanager
+def ffmpeg_quietly() -> Iterator[None]:
+    """For the block: FFmpeg and its encoders say nothing but errors."""
+    import av.logging
+
+    with ExitStack() as stack:
+        if "SVT_LOG" not in os.environ:
+            os.environ["SVT_LOG"] = "1"  # SVT-AV1 prints its banner from C; 1 is errors only
+            stack.callback(os.environ.pop, "SVT_LOG", None)
+        # LeRobot undoes PyAV's silence, upon which FFmpeg says how it writes each file.
+        stack.callback(av.logging.set_level, av.logging.get_level())
+        stack.callback(av.logging.set_libav_level, av.logging.INFO)
+        av.logging.set_libav_level(av.logging.ERROR)
         yield
 
 

@@ -16,6 +16,10 @@ from igrft.dataset.statistics import QUANTILE_NAMES, QUANTILES
 EpisodeStatistics = dict[str, dict[str, np.ndarray]]
 #: Of LeRobot's histograms.
 _BINS = 5000
+# Of LeRobot's samples: so many of an episode's n rows (n to this power between them), and pictures of at least so
+# many pixels a side are thinned to about so many.
+_FEWEST, _MOST, _POWER = 100, 10_000, 0.75
+_LARGE, _SMALL = 300, 150
 
 
 def numeric_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
@@ -37,10 +41,25 @@ def numeric_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def sampled_rows(length: int) -> list[int]:
-    """Rows of an episode from which LeRobot takes the statistics of its pictures; the last is among them."""
-    from lerobot.datasets.compute_stats import sample_indices
+    """Rows of an episode from which LeRobot takes the statistics of its pictures; the last is among them.
 
-    return sample_indices(length)
+    LeRobot's rule, held equal to it by a test: asking LeRobot takes seconds to import, and encoding need not wait.
+    """
+    number = max(min(_FEWEST, length), min(int(length**_POWER), _MOST))
+    return np.rint(np.linspace(0, length - 1, number)).astype(int).tolist()
+
+
+def _thinned(picture: np.ndarray) -> np.ndarray:
+    """Every few rows and columns of a picture [H, W, 3], as LeRobot thins it for statistics; see :func:`sampled_rows`.
+
+    Returns:
+        a view.
+    """
+    height, width = picture.shape[:2]
+    if max(height, width) < _LARGE:
+        return picture
+    step = int((width if width > height else height) / _SMALL)
+    return picture[::step, ::step]
 
 
 class PictureCounts:
@@ -57,11 +76,9 @@ class PictureCounts:
 
     def add(self, picture: np.ndarray) -> None:
         """Count a picture, RGB, uint8 [H, W, 3]; thinned out here as LeRobot does it."""
-        from lerobot.datasets.compute_stats import auto_downsample_height_width
-
-        small = auto_downsample_height_width(picture.transpose(2, 0, 1))
+        small = _thinned(picture)
         for channel in range(3):
-            self._counts[channel] += np.bincount(small[channel].ravel(), minlength=256)
+            self._counts[channel] += np.bincount(small[..., channel].ravel(), minlength=256)
         self._number += 1
 
     def statistics(self) -> dict[str, np.ndarray]:

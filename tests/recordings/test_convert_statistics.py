@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lerobot.datasets.compute_stats import auto_downsample_height_width, get_feature_stats
+from lerobot.datasets.compute_stats import auto_downsample_height_width, get_feature_stats, sample_indices
 
-from igrft.recordings.statistics import numeric_statistics, picture_statistics
+from igrft.recordings.statistics import _thinned, numeric_statistics, picture_statistics, sampled_rows
 
 
 def by_lerobot(pictures: np.ndarray) -> dict[str, np.ndarray]:
@@ -32,6 +32,17 @@ def test_equal_to_lerobots(kind: str) -> None:
     for name, value in theirs.items():
         assert ours[name].shape == value.shape
         np.testing.assert_allclose(ours[name], value, atol=3e-4, err_msg=name)
+
+
+def test_rows_and_pixels_that_lerobot_samples() -> None:
+    """At every length and size about which the two could part."""
+    for length in (*range(1, 700), 1000, 2399, 2400, 54_000, 215_443, 215_445, 300_000):
+        assert sampled_rows(length) == sample_indices(length), length
+    for height, width in ((299, 299), (300, 200), (200, 300), (301, 301), (480, 640), (640, 480), (749, 750), (9, 990)):
+        picture = np.arange(height * width * 3, dtype=np.uint32).astype(np.uint8).reshape(height, width, 3)
+        np.testing.assert_array_equal(
+            _thinned(picture).transpose(2, 0, 1), auto_downsample_height_width(picture.transpose(2, 0, 1))
+        )
 
 
 def test_mean_of_many_pictures_is_exact() -> None:

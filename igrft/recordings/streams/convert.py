@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from igrft.errors import EpisodeError, IgrftError, UsageError
-from igrft.progress import progress
 from igrft.recordings.options import Options, Outcome, listing
-from igrft.recordings.quiet import lerobot_quietly
+from igrft.recordings.quiet import ffmpeg_quietly, lerobot_quietly
 from igrft.recordings.streams import align
-from igrft.recordings.streams.encode import Encoded, encode, encoder
-from igrft.recordings.streams.keep import keep, keepable, kind
-from igrft.recordings.streams.model import Mapping, Pictures, Recording, Streams
-from igrft.recordings.streams.parts import Episode, RecordingParts, recording_parts, statistics_json, write_numbers
-from igrft.recordings.streams.plan import Plan, clock_times, plan
-from igrft.recordings.streams.split import Window, windows
-from igrft.recordings.streams.write import assemble
+from igrft.recordings.streams.encode import encoder
+from igrft.recordings.streams.episodes import make_episodes
+from igrft.recordings.streams.model import Mapping, Recording
+from igrft.recordings.streams.parts import Episode
+from igrft.recordings.streams.plan import clock_times
+from igrft.recordings.streams.write import assemble, import_ahead
 
 #: The frame rate is measured on so many recordings, spread over all.
 _MEASURED = 5
@@ -43,23 +39,27 @@ def convert_streams(
         kept: folder of finished episodes, which a run that was cut off leaves to the next.
 
     Raises:
-        UsageError: no task, or a frame rate that cannot be encoded. IgrftError: nothing can be converted.
+        UsageError: no task, or a frame rate or settings that cannot be encoded.
+        IgrftError: nothing can be converted.
     """
-    with lerobot_quietly(work / "scratch"):
-        mapping = given(mapping, options)
-        _refuse_without_task(recordings, mapping)
-        fps = frame_rate(recordings, mapping, warn)
-        parts, set_aside = _parts(recordings, mapping, fps, kept, options, frozenset())
+    settings = encoder(options.codec, options.crf, options.preset)
+    mapping = given(mapping, options)
+    _refuse_without_task(recordings, mapping)
+    fps = frame_rate(recordings, mapping, warn)
+    with ffmpeg_quietly(), import_ahead():
+        make = partial(make_episodes, recordings, mapping, fps, kept, settings, show=options.progress)
+        parts, set_aside = make(frozenset())
         again = _mixed(parts)
         if again:
-            parts, set_aside = _parts(recordings, mapping, fps, kept, options, again)
-        parts = _alike(parts, set_aside)
-        if not parts:
-            raise nothing_left(set_aside)
-        tasks = [mapping.task or part.task or "" for part in parts]
-        _warn_of(parts, mapping, fps, warn)
-        target = work / "dataset"
-        assemble(target, parts, fps, tasks, mapping.robot_type)
+            parts, set_aside = make(again)
+    parts = _alike(parts, set_aside)
+    if not parts:
+        raise nothing_left(set_aside)
+    tasks = [mapping.task or part.task or "" for part in parts]
+    _warn_of(parts, mapping, fps, warn)
+    target = work / "dataset"
+    with lerobot_quietly(work / "scratch"):
+        assemble(target, parts, fps, tasks, mapping.robot_type, settings)
     return Outcome(
         dataset=target,
         kept=[part.name for part in parts],
@@ -115,121 +115,6 @@ def frame_rate(recordings: Sequence[Recording], mapping: Mapping, warn: Callable
     if len(set(rates)) > 1:
         warn(f"the recordings run at different rates ({listing(sorted(set(rates)))} a second); give --fps to choose")
     return Counter(rates).most_common(1)[0][0]
-
-
-def _parts(
-    recordings: Sequence[Recording], mapping: Mapping, fps: int, kept: Path, options: Options, again: frozenset[str]
-) -> tuple[list[Episode], dict[str, str]]:
-    """Every episode, aligned and encoded; cameras in ``again`` are encoded even where their videos could be kept."""
-    parts: list[Episode] = []
-    set_aside: dict[str, str] = {}
-    # Neither changes what an episode holds.
-    key = replace(mapping, task=None, robot_type=None)
-    with progress("convert", len(recordings), 0, show=options.progress) as advance:
-        for recording in recordings:
-            folder = recording_parts(kept, recording.name, f"{recording.identity()}\n{key!r}\n{fps}\n{sorted(again)}")
-            found = folder.done()
-            if found is None:
-                found = _recording(recording, mapping, fps, folder, again)
-                folder.finish(*found)
-            parts += found[0]
-            set_aside |= found[1]
-            advance(1, sum(part.length for part in found[0]))
-    return parts, set_aside
-
-
-def _recording(
-    recording: Recording, mapping: Mapping, fps: int, folder: RecordingParts, again: frozenset[str]
-) -> tuple[list[Episode], dict[str, str]]:
-    """All episodes of a recording."""
-    parts: list[Episode] = []
-    set_aside: dict[str, str] = {}
-    try:
-        with recording.open() as streams:
-            cut = windows(streams, mapping.episodes)
-            for number, window in enumerate(cut):
-                name = recording.name if mapping.episodes.by == "file" else f"{recording.name}#{number}"
-                try:
-                    make = _Make(streams, recording, name, mapping, fps, window, again)
-                    parts.append(folder.episode(number, make))
-                except EpisodeError as error:
-                    set_aside[name] = str(error)
-    except EpisodeError as error:
-        set_aside[recording.name] = str(error)
-    return parts, set_aside
-
-
-class _Make:
-    """Makes one episode in a folder."""
-
-    def __init__(
-        self,
-        streams: Streams,
-        recording: Recording,
-        name: str,
-        mapping: Mapping,
-        fps: int,
-        window: Window,
-        again: frozenset[str],
-    ) -> None:
-        self._again = again
-        self._streams, self._recording, self._name = streams, recording, name
-        self._mapping, self._fps, self._window = mapping, fps, window
-
-    def __call__(self, folder: Path) -> dict[str, Any]:
-        planned = plan(self._streams, self._recording, self._mapping, self._fps, self._window)
-        videos = _encode_all(folder, planned, self._fps, self._again)
-        write_numbers(folder, planned.columns, planned.skew)
-        return {
-            "name": self._name,
-            "length": planned.length,
-            "widths": {name: values.shape[1] for name, values in planned.columns.items()},
-            "names": planned.names,
-            "cameras": {name: [video.height, video.width] for name, video in videos.items()},
-            "statistics": statistics_json({name: video.statistics for name, video in videos.items()}),
-            "kept": {name: kind(folder / f"{name}.mp4") for name, video in videos.items() if video.kept},
-            "success": planned.success,
-            "task": self._recording.facts().task,
-            "facts": planned.facts,
-        }
-
-
-def _encode_all(folder: Path, planned: Plan, fps: int, again: frozenset[str]) -> dict[str, Encoded]:
-    """Encode the cameras side by side: each has a thread that decodes and feeds an encoder."""
-    if not planned.cameras:
-        return {}
-    settings = encoder()
-    threads = max(1, (os.cpu_count() or 1) // len(planned.cameras))
-
-    failures: list[BaseException] = []
-
-    def until_one_fails(pictures: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        for picture in pictures:
-            if failures:
-                return
-            yield picture
-
-    def one(name: str, pictures: Pictures, indices: np.ndarray) -> Encoded:
-        try:
-            path = folder / f"{name}.mp4"
-            if name not in again and pictures.encoded is not None and keepable(pictures.encoded, indices, fps):
-                return keep(path, pictures.encoded, len(indices), fps)
-            read = until_one_fails(pictures.read(indices))
-            return encode(path, read, len(indices), fps, settings, threads)
-        except EpisodeError as error:
-            failures.append(EpisodeError(f"{name}: {error}"))
-            raise
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    with ThreadPoolExecutor(len(planned.cameras)) as pool:
-        running = {name: pool.submit(one, name, *camera) for name, camera in planned.cameras.items()}
-        wait(running.values())
-        # The first to fail says why; those that it stopped would only say that they were stopped.
-        if failures:
-            raise failures[0]
-        return {name: future.result() for name, future in running.items()}
 
 
 def _mixed(parts: list[Episode]) -> frozenset[str]:

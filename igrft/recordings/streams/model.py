@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+
+from igrft.recordings.streams.jpeg import Jpeg
 
 #: How a stream is brought to the rows' times. ``hold`` is the last value before, for what is sent on change only.
 Align = Literal["nearest", "linear", "angle", "quaternion", "hold"]
@@ -82,8 +84,8 @@ class Pictures(Protocol):
     late: int
     encoded: Path | None
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-        """Pictures by index, RGB uint8 [H, W, 3]. Indices do not descend and may repeat.
+    def read(self, indices: Sequence[int] | np.ndarray) -> Generator[np.ndarray | Jpeg]:
+        """Pictures by index, RGB uint8 [H, W, 3] or JPEGs. Indices do not descend and may repeat.
 
         Reads in one pass, holding a few pictures at a time.
 

@@ -6,8 +6,11 @@ import errno
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,28 @@ from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 from igrft.recordings.finish import correct_video_starts
 from igrft.recordings.quiet import is_disk_full
-from igrft.recordings.streams.encode import encoder
+from igrft.recordings.streams.encode import Encoder
 from igrft.recordings.streams.parts import Episode
 
 #: How far each stream was from each row, in seconds: a column a stream, a row group an episode.
 SKEW = "meta/igrft_skew.parquet"
+
+
+@contextmanager
+def import_ahead() -> Iterator[None]:
+    """Import LeRobot's writer, which takes seconds, while the block reads and encodes."""
+    # The libraries that both use, here: threads that import the same ones at once may meet halfway.
+    import av
+    import cv2  # noqa: F401
+    import pyarrow.parquet
+
+    assert av and pyarrow.parquet
+    thread = Thread(target=import_module, args=("lerobot.datasets.dataset_writer",), name="import-lerobot")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 class FinishedVideos:
@@ -63,15 +83,20 @@ class FinishedVideos:
         self._part = None
 
 
-def assemble(target: Path, parts: list[Episode], fps: int, tasks: list[str], robot_type: str | None) -> None:
+def assemble(
+    target: Path, parts: list[Episode], fps: int, tasks: list[str], robot_type: str | None, encoder: Encoder
+) -> None:
     """Write the dataset ``target``: episodes in the order of ``parts``, which agree in their layout.
+
+    Args:
+        encoder: by which the videos were made that were not kept.
 
     Raises:
         IgrftError: LeRobot's writer failed. OSError: the disk is full.
     """
     with_success = any(part.success is not None for part in parts)
     with ExitStack() as stack:
-        meta, writer, videos = _create(target, parts[0], fps, robot_type, success=with_success)
+        meta, writer, videos = _create(target, parts[0], fps, robot_type, encoder, success=with_success)
         stack.callback(writer.close_writer)
         for part, task in zip(parts, tasks, strict=True):
             videos.give(part)
@@ -102,7 +127,9 @@ def _forget_settings(target: Path, cameras: list[str]) -> None:
     write_json(target / INFO, info)
 
 
-def _create(target: Path, first: Episode, fps: int, robot_type: str | None, *, success: bool) -> tuple[Any, Any, Any]:
+def _create(
+    target: Path, first: Episode, fps: int, robot_type: str | None, encoder: Encoder, *, success: bool
+) -> tuple[Any, Any, Any]:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.datasets.dataset_writer import DatasetWriter
 
@@ -122,7 +149,7 @@ def _create(target: Path, first: Episode, fps: int, robot_type: str | None, *, s
     writer = DatasetWriter(
         meta=meta,
         root=meta.root,
-        rgb_encoder=encoder(),
+        rgb_encoder=encoder.for_lerobot(),
         depth_encoder=None,
         encoder_threads=None,
         batch_encoding_size=1,
