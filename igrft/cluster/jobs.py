@@ -9,6 +9,7 @@
       reductions.json     what steps made of all episodes together
       stages/STAGE/ATTEMPT/
         rows.json         the episodes' rows that its tasks share
+        nodes/RANK        where a task of Slurm began
         progress/RANK.json
         logs/, completions/, …   datatrove's
 
@@ -169,6 +170,11 @@ class Jobs:
             except (IgrftError, OSError, ValueError):
                 continue
         return found
+
+    def begun_on(self, stage: str, number: int) -> dict[int, str]:
+        """Nodes by rank as the jobs of an attempt said before anything else, where the scheduler lets them."""
+        folder = self.attempt(stage, number) / "nodes"
+        return {int(p.name): p.read_text().strip() for p in folder.glob("*") if p.name.isdigit()}
 
     def put_progress(self, stage: str, number: int, rank: int, value: Mapping[str, Any]) -> None:
         write_json(self.attempt(stage, number) / "progress" / f"{rank:05d}.json", dict(value), indent=None)

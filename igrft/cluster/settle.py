@@ -170,7 +170,10 @@ class SettlingRun(Run):
         attempts = self.jobs.attempts(stage)
         if not attempts:
             return {}
-        return {r: p for r, p in self.jobs.progress(stage, attempts[-1]).items() if p.get("state") != "done"}
+        # What never came so far as to tell of itself has said on which node it began.
+        begun = {r: {"node": n} for r, n in self.jobs.begun_on(stage, attempts[-1]).items()}
+        told: dict[int, dict[str, Any]] = begun | self.jobs.progress(stage, attempts[-1])
+        return {r: p for r, p in told.items() if p.get("state") != "done"}
 
     def _why(self, row: int, stage: str) -> str:
         """Why an episode has no result, as its last task told, and where that task's log is."""

@@ -92,7 +92,7 @@ def launch(
         depends_job_id=":".join(after) or None,
         # Whatever became of them, the next job looks at what is there.
         run_on_dependency_fail=True,
-        **_options(executor, stage, exclude),
+        **_options(executor, stage, folder, exclude),
     )
     try:
         with _outside_of_any_job():
@@ -146,7 +146,7 @@ def _nodes() -> set[str]:
     return set(found.stdout.split())
 
 
-def _options(executor: Executor, stage: Stage, exclude: Sequence[str]) -> dict[str, Any]:
+def _options(executor: Executor, stage: Stage, folder: Path, exclude: Sequence[str]) -> dict[str, Any]:
     own = executor.of_step(*stage.owner_names)
     needs = stage.resources
     sbatch: dict[str, Any] = {
@@ -167,8 +167,19 @@ def _options(executor: Executor, stage: Stage, exclude: Sequence[str]) -> dict[s
         "workers": own.workers or executor.workers or -1,
         "sbatch_args": sbatch,
         "max_array_size": executor.max_array,
-        "env_command": executor.setup or f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
+        "env_command": f"{_says_where(folder, executor.max_array)}\n{executor.setup or _this_environment()}",
     }
+
+
+def _says_where(folder: Path, max_array: int) -> str:
+    """A line of shell that says on which node a task is, before anything can fail there."""
+    nodes = shlex.quote(str(folder / "nodes"))
+    rank = f"$((SLURM_ARRAY_TASK_ID + {max_array} * ${{RUN_OFFSET:-0}}))"
+    return f'mkdir -p {nodes} && echo "$SLURMD_NODENAME" > {nodes}/{rank}'
+
+
+def _this_environment() -> str:
+    return f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
 
 
 @contextlib.contextmanager

@@ -1,0 +1,75 @@
+"""A set to label on a cluster, its labels as a local run makes them, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from helpers import tree_digest
+from picture_sets import picture_set, square_over_background
+
+EPISODES = 12
+
+
+@dataclass(frozen=True)
+class Sets:
+    """A source, the pipeline, what a local run made of it, and the source's files before."""
+
+    source: Path
+    pipeline: Path
+    labelled: Path
+    before: dict[str, str]
+
+    @property
+    def slurm(self) -> tuple[str, ...]:
+        return (
+            "--executor.type=slurm",
+            "--executor.tasks=4",
+            "--executor.time=00:10:00",
+            "--executor.steps.interaction.memory_gb=1",
+            "--executor.steps.finish.memory_gb=1",
+        )
+
+
+def sets(folder: Path) -> Sets:
+    """Twelve episodes of 60 frames and more, labelled here."""
+    rng = np.random.default_rng(0)
+    lengths = [int(n) for n in rng.integers(60, 160, EPISODES)]
+    pictures = [square_over_background(n, size=(320, 240), side=60, step=(1, 0), start=(20, 60)) for n in lengths]
+    source = folder / "source"
+    picture_set(source, pictures)
+    (folder / "subtasks.json").write_text(json.dumps({"episodes": {str(i): _halves(n) for i, n in enumerate(lengths)}}))
+    pipeline = folder / "pipeline.yaml"
+    steps = [
+        {"type": "subtasks", "source": "file", "path": "subtasks.json"},
+        {"type": "interaction", "flow": "dis_medium"},
+        {"type": "rewards"},
+        {"type": "returns"},
+    ]
+    pipeline.write_text(yaml.safe_dump({"steps": steps}))
+    labelled = folder / "labelled"
+    before = tree_digest(source)
+    igrft("annotate", source, labelled, "--pipeline", pipeline)
+    return Sets(source, pipeline, labelled, before)
+
+
+def _halves(length: int) -> dict[str, Any]:
+    half = length // 2
+    halves = [{"name": "reach", "start": 0, "end": half}, {"name": "place", "start": half, "end": length}]
+    return {"success": True, "subtasks": halves}
+
+
+def igrft(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of the toolkit, as a user of the cluster does."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "igrft.cli.main", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
