@@ -15,7 +15,7 @@ from recording_sets import igrft_json, info_json, open_in_lerobot, picture, row_
 from recording_sets import tree_digest as digest
 
 from igrft.errors import IgrftError, UsageError
-from igrft.recordings.convert import ConvertResult, convert
+from igrft.recordings.convert import ConvertResult, convert, dry_run
 
 
 def run(source: Path, target: Path, **options: Any) -> ConvertResult:
@@ -61,12 +61,35 @@ def test_a_replay_buffer_that_says_when(tmp_path: Path) -> None:
 
 
 def test_umi(tmp_path: Path) -> None:
+    """By its own mapping: the action is the next state, and does not reach into the next episode."""
     path = s.write_umi(tmp_path / "cup.zarr.zip")
-    result = run(path, tmp_path / "out", fps=60)
-    assert (result.episodes, result.frames) == (2, 21)
+    result = run(path, tmp_path / "out", mapping="umi")
+    assert (result.episodes, result.frames, info_json(tmp_path / "out")["fps"]) == (2, 21, 60)
     names = info_json(tmp_path / "out")["features"]["observation.state"]["names"]
     assert len(names) == 7 and names[-1] == "robot0_gripper_width" and not any("demo" in n for n in names)
+    assert info_json(tmp_path / "out")["features"]["action"]["names"] == names
+    table = rows(tmp_path / "out")
+    state, action = (np.stack(table[name].to_pylist()) for name in ("observation.state", "action"))
+    np.testing.assert_array_equal(action[:, 0], [*range(1, 9), 8, *range(10, 21), 20])
+    np.testing.assert_array_equal(action[[0, 9, 19]], state[[1, 10, 20]])
     assert near(open_in_lerobot(tmp_path / "out")[20], "observation.images.camera0_rgb", picture(1, 11))
+
+
+def test_a_replay_buffer_without_action(tmp_path: Path) -> None:
+    path = s.write_umi(tmp_path / "cup.zarr.zip")
+    with pytest.raises(UsageError, match=r"cup.zarr.zip has no array action; to take the next step's state .* umi"):
+        run(path, tmp_path / "out", fps=60)
+    path = s.write_replay_buffer(tmp_path / "buffer.zarr")
+    shutil.rmtree(path / "data/action")
+    with pytest.raises(UsageError, match=r"give --mapping FILE.yaml with action: \{next: observation.state\}"):
+        run(path, tmp_path / "out", fps=10)
+    (tmp_path / "m.yaml").write_text(
+        "features: {action: {next: observation.state}, observation.state: {stream: state}}"
+    )
+    result = run(path, tmp_path / "out", fps=10, mapping=tmp_path / "m.yaml")
+    assert result.frames == 21 and rows(tmp_path / "out")["action"].to_pylist()[8:10] == [[0, 8, 0.5], [1, 1, 0.5]]
+    found = dry_run(path, tmp_path / "look", fps=10, mapping=tmp_path / "m.yaml")
+    assert "action <- observation.state of the next row" in found.lines
 
 
 def test_nobody_says_the_rate(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def replay_buffer(folder: Path) -> dict[str, Any]:
 def umi(folder: Path) -> dict[str, Any]:
     folder.mkdir()
     s.write_umi(folder / "cup.zarr.zip", LENGTHS)
-    return {"fps": 60}
+    return {"mapping": "umi"}
 
 
 def robomimic(folder: Path) -> dict[str, Any]:

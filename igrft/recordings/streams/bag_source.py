@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from igrft.errors import EpisodeError
-from igrft.recordings.streams import messages
+from igrft.recordings.streams import messages, video_messages
 from igrft.recordings.streams.align import ascending
 from igrft.recordings.streams.bags import Bag, Message, open_bag
+from igrft.recordings.streams.jpeg import Jpeg, JpegDecoder
 from igrft.recordings.streams.model import Facts, Mapping, Numbers, Part, file_identity
 
 _ROS1, _MCAP, _ROS2 = ".bag", ".mcap", "metadata.yaml"
@@ -76,7 +78,7 @@ def _parts(mapping: Mapping) -> Iterator[tuple[Part, bool]]:
 
 
 class BagStreams:
-    """The streams of an open bag. All that is mapped is read in one pass, pictures by their stamps only."""
+    """The streams of an open bag. All numbers that are mapped are read in one pass, pictures' stamps in another."""
 
     def __init__(self, path: Path, bag: Bag, mapping: Mapping) -> None:
         self._path, self._bag, self._mapping = path, bag, mapping
@@ -84,7 +86,8 @@ class BagStreams:
         self._stamps: dict[str, np.ndarray] = {}
         self._values: dict[tuple[str, str, tuple[str, ...]], np.ndarray] = {}
         self._names: dict[str, tuple[str, ...]] = {}
-        self._loaded = False
+        self._videos: dict[str, _Video] = {}
+        self._loaded: set[bool] = set()
 
     def available(self) -> dict[str, str]:
         return {name: f"{t.msgtype or 'no type'}, {t.count} messages" for name, t in sorted(self._bag.topics.items())}
@@ -102,10 +105,10 @@ class BagStreams:
         topic = self._require(part)
         if messages.is_picture(self._bag.topics[topic].msgtype):
             raise EpisodeError(f"{topic} holds {self._bag.topics[topic].msgtype}, where numbers are expected")
-        self._load()
+        self._load(pictures=False)
         times, keep = self._times(topic)
         values = self._values[topic, part.field, part.joints]
-        names = part.joints or (self._names.get(topic, ()) if not part.field else ())
+        names = part.joints or self._names.get(topic, ())
         names = names if len(names) == values.shape[1] else ()
         return Numbers(times[keep], values[keep], names, late=int((~keep).sum()))
 
@@ -114,9 +117,16 @@ class BagStreams:
         msgtype = self._bag.topics[topic].msgtype
         if not messages.is_picture(msgtype):
             raise EpisodeError(f"{topic} holds {msgtype or 'no type'}, which is no picture")
-        self._load()
+        self._load(pictures=True)
         times, keep = self._times(topic)
-        return BagPictures(self._path, topic, msgtype, times[keep], np.flatnonzero(keep), self._logs[topic])
+        late, video = int((~keep).sum()), self._videos.get(topic)
+        if video is not None:
+            # A recording that begins amid a video shows nothing up to its first key picture.
+            if not video.keys:
+                raise EpisodeError(f"{topic} holds no key picture, so that nothing of it decodes")
+            keep &= np.arange(len(keep)) >= video.keys[0]
+        kept, logs = np.flatnonzero(keep), self._logs[topic]
+        return BagPictures(self._path, topic, msgtype, times[keep], kept, logs, late, video)
 
     def _times(self, topic: str) -> tuple[np.ndarray, np.ndarray]:
         """Stamps of a topic in seconds, and which of them are kept since they ascend."""
@@ -127,16 +137,19 @@ class BagStreams:
         times = (stamps if by_header else logs) * 1e-9
         return times, ascending(times, topic)
 
-    def _load(self) -> None:
-        """Read everything that is mapped, once."""
-        if self._loaded:
+    def _load(self, *, pictures: bool) -> None:
+        """Read what is mapped, once: all numbers, or the stamps of all pictures.
+
+        Apart, since a frame rate is measured on stamps alone, and decoding numbers takes longer than reading both.
+        """
+        if pictures in self._loaded:
             return
         wanted: dict[str, list[Part]] = {}
         for part, picture in _parts(self._mapping):
             topic = self.find(part)
-            if topic is not None:
+            if topic is not None and messages.is_picture(self._bag.topics[topic].msgtype) == pictures:
                 readers = wanted.setdefault(topic, [])
-                if picture or messages.is_picture(self._bag.topics[topic].msgtype):
+                if picture or pictures:
                     continue
                 if not any((r.field, r.joints) == (part.field, part.joints) for r in readers):
                     readers.append(part)
@@ -151,6 +164,9 @@ class BagStreams:
             stamp = self._bag.stamp(message)
             if stamp is not None:
                 stamps[topic].append(stamp)
+            msgtype = self._bag.topics[topic].msgtype
+            if messages.is_picture(msgtype):
+                self._look(message, msgtype, len(logs[topic]) - 1)
             if wanted[topic]:
                 self._read(message, wanted[topic], columns)
         for topic in wanted:
@@ -161,8 +177,31 @@ class BagStreams:
                     f"{topic} holds {len(self._logs[topic])} messages where the bag says "
                     f"{self._bag.topics[topic].count}: truncated or damaged"
                 )
-        self._values = {key: column.values() for key, column in columns.items()}
-        self._loaded = True
+        self._values |= {key: column.values() for key, column in columns.items()}
+        self._loaded.add(pictures)
+
+    def _look(self, message: Message, msgtype: str, number: int) -> None:
+        """Of the first picture of a topic its kind, of a video which messages are key pictures."""
+        topic, video = message.topic, messages.is_video(msgtype)
+        if number and not video:
+            return
+        fields = self._bag.decode(message)
+        if not video:
+            try:
+                return messages.check_picture(fields, msgtype)
+            except EpisodeError as error:
+                raise EpisodeError(f"{topic} {error}") from None
+        try:
+            decoder = video_messages.codec(fields)
+            held = self._videos.setdefault(topic, _Video(decoder, array("q")))
+            if decoder != held.decoder:
+                raise EpisodeError(f"holds {held.decoder} and then {decoder}")
+            # Codecs that are not looked into are decoded from their first message on.
+            blind = not number and decoder not in video_messages.LOOKED_INTO
+            if blind or video_messages.is_key(messages.raw_bytes(messages.get(fields, "data")).tobytes(), decoder):
+                held.keys.append(number)
+        except EpisodeError as error:
+            raise EpisodeError(f"{topic} {error} at message {number}") from None
 
     def _read(
         self, message: Message, parts: list[Part], columns: dict[tuple[str, str, tuple[str, ...]], _Column]
@@ -180,8 +219,7 @@ class BagStreams:
                     values = _by_joint(values, messages.joint_order(fields, part.joints))
                 column.add(values)
             if topic not in self._names:
-                said = getattr(fields, "name", None)
-                self._names[topic] = tuple(str(n) for n in said) if isinstance(said, list) else ()
+                self._names[topic] = messages.joint_names(fields)
         except EpisodeError as error:
             raise EpisodeError(f"{topic} {error} at message {number}") from None
 
@@ -214,38 +252,90 @@ class _Column:
         )
 
 
+@dataclass(frozen=True)
+class _Video:
+    """A topic of encoded video: FFmpeg's decoder of it, and the messages at which decoding can begin, ascending."""
+
+    decoder: str
+    keys: array[int]
+
+
 class BagPictures:
-    """A camera's topic: ``kept`` are its messages whose stamps ascend, int64 [n]; ``logs`` is of all, ascending."""
+    """A camera's topic.
+
+    Args:
+        kept: its messages whose stamps ascend and that can be decoded, int64 [n].
+        logs: when each message was written, of all, nanoseconds, ascending.
+        video: where its messages are pictures of an encoded video.
+    """
 
     def __init__(
-        self, path: Path, topic: str, msgtype: str, times: np.ndarray, kept: np.ndarray, logs: np.ndarray
+        self,
+        path: Path,
+        topic: str,
+        msgtype: str,
+        times: np.ndarray,
+        kept: np.ndarray,
+        logs: np.ndarray,
+        late: int,
+        video: _Video | None,
     ) -> None:
         self._path, self._topic, self._msgtype = path, topic, msgtype
-        self._kept, self._logs = kept, logs
+        self._kept, self._logs, self._video = kept, logs, video
         self.times = times
-        self.late = len(logs) - len(kept)
+        self.late = late
         self.encoded: Path | None = None
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+    def read(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray | Jpeg]:
         wanted = self._kept[np.asarray(indices, np.int64)]
         if not len(wanted):
             return
-        start, stop = int(self._logs[wanted[0]]), int(self._logs[wanted[-1]]) + 1
-        number = int(np.searchsorted(self._logs, start)) - 1
-        at = 0
+        at, number = 0, -1
         # Opened anew: every camera is read by a thread of its own.
         with open_bag(self._path) as bag:
-            for message in bag.messages([self._topic], start, stop):
-                number += 1
-                if number < wanted[at]:
-                    continue
-                try:
-                    picture = messages.picture(bag.decode(message), self._msgtype)
-                except EpisodeError as error:
-                    raise EpisodeError(f"{self._topic} {error} at message {number}") from None
-                while at < len(wanted) and wanted[at] == number:
-                    yield picture
-                    at += 1
-                if at == len(wanted):
-                    return
-        raise EpisodeError(f"{self._topic} ends at message {number} where {wanted[-1]} is needed: truncated or damaged")
+            try:
+                for number, make in (self._stills if self._video is None else self._shown)(bag, wanted[0], wanted[-1]):
+                    if number < wanted[at]:
+                        continue
+                    if number > wanted[at]:
+                        raise EpisodeError("does not decode")
+                    picture = make()
+                    while at < len(wanted) and wanted[at] == number:
+                        yield picture
+                        at += 1
+                    if at == len(wanted):
+                        return
+            except EpisodeError as error:
+                raise EpisodeError(f"{self._topic} {error} at message {wanted[at]}") from None
+        raise EpisodeError(f"{self._topic} ends at message {number} where {wanted[at]} is needed: truncated or damaged")
+
+    def _messages(self, bag: Bag, first: int, last: int) -> Iterator[tuple[int, Message]]:
+        """Messages with their numbers, both ends inside."""
+        start = int(self._logs[first])
+        number = int(np.searchsorted(self._logs, start)) - 1
+        for message in bag.messages([self._topic], start, int(self._logs[last]) + 1):
+            number += 1
+            if first <= number <= last:
+                yield number, message
+
+    def _stills(self, bag: Bag, first: int, last: int) -> Iterator[tuple[int, Callable[[], np.ndarray | Jpeg]]]:
+        """Messages by their numbers, and what decodes them."""
+        jpegs = JpegDecoder()
+        for number, message in self._messages(bag, first, last):
+            yield number, partial(self._still, bag, message, jpegs)
+
+    def _still(self, bag: Bag, message: Message, jpegs: JpegDecoder) -> np.ndarray | Jpeg:
+        fields = bag.decode(message)
+        data = messages.encoded(fields, self._msgtype)
+        found = None if data is None else jpegs(data)
+        return messages.picture(fields, self._msgtype) if found is None else found
+
+    def _shown(self, bag: Bag, first: int, last: int) -> Iterator[video_messages.Shown]:
+        """As :meth:`_stills`, from the last key picture on."""
+        assert self._video is not None
+        key = self._video.keys[int(np.searchsorted(self._video.keys, first, side="right")) - 1]
+        packets = (
+            (number, messages.raw_bytes(messages.get(bag.decode(message), "data")).tobytes())
+            for number, message in self._messages(bag, key, last)
+        )
+        yield from video_messages.decode(packets, self._video.decoder)

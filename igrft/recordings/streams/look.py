@@ -75,6 +75,8 @@ def _features(streams: Streams, mapping: Mapping, found: Plan) -> list[str]:
     lines: list[str] = []
     used: set[str] = set()
     for feature in mapping.features:
+        if feature.next_of:
+            lines.append(f"{feature.name} <- {feature.next_of} of the next row")
         for part in feature.parts:
             stream = streams.find(part)
             if stream is None:

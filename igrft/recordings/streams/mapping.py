@@ -13,7 +13,7 @@ A file in full::
       observation.state:
         - {stream: /joint_states, field: position, align: linear, joints: [j1, j2]}
         - {stream: [/gripper, /gripper_raw], select: [0], names: [gripper], optional: true}
-      action: {stream: /command, align: hold}
+      action: {stream: /command, align: hold}     # or {next: observation.state}: where the robot is a row later
     episodes: {by: marker, stream: /episode, field: data, start: 1}
     success: {stream: /episode_success}
 """
@@ -78,9 +78,14 @@ class _Reader:
             raise self._error("features", "must say which stream becomes which column")
         known = tuple(self._feature(str(name), spec) for name, spec in features.items())
         clock = str(values.get("clock", ""))
-        names = [feature.name for feature in known]
+        names = [feature.name for feature in known if feature.parts]
         if clock and clock not in names:
             raise self._error("clock", f"is {clock!r}, which is no feature{did_you_mean(clock, names)}")
+        for feature in known:
+            numbers = [name for name in names if not name.startswith(c.IMAGE_PREFIX)]
+            if feature.next_of and feature.next_of not in numbers:
+                near = did_you_mean(feature.next_of, numbers)
+                raise self._error(f"features.{feature.name}.next", f"is {feature.next_of!r}, which is no numbers{near}")
         fps = values.get("fps")
         return Mapping(
             features=known,
@@ -100,6 +105,8 @@ class _Reader:
         key = f"features.{name}"
         if name in (c.TIMESTAMP, c.FRAME_INDEX, c.EPISODE_INDEX, c.INDEX, c.TASK_INDEX, c.SUCCESS):
             raise self._error(key, "is written by the toolkit itself; leave it out")
+        if isinstance(spec, dict) and "next" in spec and not name.startswith(c.IMAGE_PREFIX):
+            return Feature(name, (), str(self._keys(key, spec, ("next",))["next"]))
         parts = tuple(self._part(key, part) for part in (spec if isinstance(spec, list) else [spec]))
         feature = Feature(name, parts)
         if not parts or (feature.picture and len(parts) > 1):

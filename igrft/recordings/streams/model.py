@@ -43,10 +43,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Feature:
-    """A column of the dataset: numbers put together from parts, or one camera. Without any part it is left out."""
+    """A column of the dataset: numbers put together from parts, or one camera. Without any part it is left out.
+
+    Attributes:
+        next_of: another feature, of whose next row this one's rows are; in the last row it stands still.
+    """
 
     name: str
     parts: tuple[Part, ...]
+    next_of: str = ""
 
     @property
     def picture(self) -> bool:
@@ -221,4 +226,4 @@ class Mapping:
         for feature in self.features:
             if feature.name == self.clock or (not self.clock and feature.picture):
                 return feature
-        return self.features[0]
+        return next(feature for feature in self.features if feature.parts)

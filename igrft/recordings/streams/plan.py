@@ -98,6 +98,11 @@ def plan(streams: Streams, recording: Recording, mapping: Mapping, fps: int, win
     for name, aligned in parts.items():
         out.columns[name] = np.concatenate([values for values, _ in aligned], axis=1).astype(np.float32)
         out.names[name] = _unique([n for _, names in aligned for n in names])
+    for feature in mapping.features:
+        if feature.next_of in out.columns:
+            now = out.columns[feature.next_of]
+            out.columns[feature.name] = np.concatenate([now[1:], now[-1:]])
+            out.names[feature.name] = out.names[feature.next_of]
     out.success = _success(streams, recording, mapping, rows.times)
     out.facts = _facts(found, clock, covered, rows, fps, out)
     return out

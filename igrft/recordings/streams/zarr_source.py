@@ -96,7 +96,7 @@ def zarr_recordings(path: Path, mapping: Mapping | None, fps: float | None) -> t
             named = {name: array for name, array in arrays.items() if name != _ENDS}
             if not named or ends.ndim != 1 or ends.dtype.kind not in "iu" or not len(ends):
                 raise EpisodeError(f"{path.name} has no episode")
-            mapped = mapping or _features(named)
+            mapped = mapping or _features(path, named)
             timed = _TIMES in named
     except EpisodeError as error:
         text = str(error)
@@ -118,11 +118,14 @@ def zarr_recordings(path: Path, mapping: Mapping | None, fps: float | None) -> t
     return episodes, mapped
 
 
-def _features(arrays: dict[str, Any]) -> Mapping:
+def _features(path: Path, arrays: dict[str, Any]) -> Mapping:
     """Cameras, state and action by the names that diffusion policy and UMI give them.
 
     The state is ``state`` or ``agent_pos``, else all numbers whose name begins with ``robot`` in the order of
     their names, but for UMI's poses of the demonstration's ends, which are known only afterwards.
+
+    Raises:
+        UsageError: there is no action.
     """
     features = [Feature(c.IMAGE_PREFIX + name, (Part((name,)),)) for name, a in arrays.items() if is_pictures(a)]
     flat = [name for name, a in sorted(arrays.items()) if a.ndim in (1, 2) and a.dtype.kind in "fiub"]
@@ -132,8 +135,12 @@ def _features(arrays: dict[str, Any]) -> Mapping:
     # Nothing is interpolated: the rows are the steps that were recorded.
     if state:
         features.append(Feature(c.STATE, tuple(Part((name,), align="nearest") for name in state)))
-    if "action" in flat:
-        features.append(Feature(c.ACTION, (Part(("action",), align="nearest"),)))
-    if not features:
+    if not features and "action" not in flat:
         raise EpisodeError("it has no camera, state or action by a name that is known; give --mapping FILE.yaml")
+    if "action" not in flat:
+        known = "umi" if "robot0_eef_pos" in flat else "FILE.yaml with action: {next: observation.state}"
+        raise UsageError(
+            f"{path.name} has no array action; to take the next step's state for it, give --mapping {known}"
+        )
+    features.append(Feature(c.ACTION, (Part(("action",), align="nearest"),)))
     return Mapping(features=tuple(features))
