@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -181,7 +182,24 @@ BROKEN: dict[str, tuple[Edit, str]] = {
         change("/head/compressed", 4, data=np.zeros(9, np.uint8)),
         f"{s.HEAD}: /head/compressed holds bytes that are no picture (format 'jpeg') at message 4",
     ),
-    "depth": (change("/wrist/image", 0, encoding="16UC1"), "/wrist/image holds 16UC1 pictures, which are not decoded"),
+    "depth": (
+        change("/wrist/image", 0, encoding="16UC1"),
+        "/wrist/image holds depth (16UC1), which is not converted: labels and policies look at colours; leave it out",
+    ),
+    "compressed depth": (
+        change("/head/compressed", 0, format="16UC1; compressedDepth png"),
+        "/head/compressed holds depth (16UC1; compressedDepth png), which is not converted",
+    ),
+    "depth that says it is a png": (
+        change(
+            "/head/compressed", 0, format="png", data=cv2.imencode(".png", np.zeros((48, 64), np.uint16))[1].ravel()
+        ),
+        "/head/compressed holds depth (png), which is not converted",
+    ),
+    "an encoding that nobody knows": (
+        change("/wrist/image", 2, encoding="yuv9"),
+        "/wrist/image holds yuv9 pictures, which are not decoded (known: rgb8",
+    ),
     "size changes": (
         change("/head/compressed", 6, data=s.jpeg(np.zeros((32, 32, 3), np.uint8))),
         f"{s.HEAD}: its pictures change their size at row 6",
@@ -420,6 +438,8 @@ def test_galaxea(tmp_path: Path, kind: str, arm: int) -> None:
         ("features: {action: {stream: 3}}", "features.action.stream must be the name of a stream"),
         ("features: {action: {stream: /a, align: lineer}}", "features.action.align is 'lineer'; did you mean 'linear'"),
         ("features: {action: {stream: /a, select: [-1]}}", "select must be a list of whole numbers from 0"),
+        ("features: {action: {next: state}, state: /a, b: {next: action}}", "b.next is 'action', which is no numbers"),
+        ("features: {action: {next: stat}, state: /a}", "next is 'stat', which is no numbers; did you mean 'state'"),
         ("features: {timestamp: /a}", "features.timestamp is written by the toolkit itself"),
         ("features: {observation.images.a: [/a, /b]}", "must be one stream"),
         ("features: {action: /a}\nclock: actoin", "clock is 'actoin', which is no feature; did you mean 'action'"),
