@@ -39,9 +39,10 @@ def probe(path: Path | str) -> VideoFacts:
     with reading(path) as source:
         try:
             with av.open(source) as container:
-                return _facts(path, container)
+                facts = _facts(path, container)
         except av.error.FFmpegError as error:
             raise decoders.damaged(path, error) from None
+    return facts
 
 
 def _facts(path: Path, container: Any) -> VideoFacts:

@@ -54,6 +54,16 @@ def _file_digest(path: Path, *, whole: bool) -> bytes:
     return digest.digest()
 
 
+def whole_digest(path: Path) -> str:
+    """Hex digest of a file's content."""
+    return _file_digest(path, whole=True).hex()
+
+
+def sampled_digest(path: Path) -> str:
+    """Hex digest of a video's size and of blocks spread over it."""
+    return _file_digest(path, whole=False).hex()
+
+
 def digest_of(value: Any) -> str:
     """Hex digest of a JSON value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from igrft import columns as c
 from igrft.dataset.files import EPISODES, INFO, STATS, SUBTASKS, read_json, read_table
 from igrft.dataset.language import language_column
-from igrft.dataset.links import link_tree
+from igrft.dataset.links import link_or_copy, link_tree
 from igrft.dataset.parquet import DataWriter, with_pandas_index, write_json, write_table
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.statistics import NAMES, aggregate, episode_statistics, stacked_columns
@@ -69,6 +69,7 @@ class Assembly:
         vocabulary: rows of ``meta/subtasks.parquet``, or None where no step found subtasks.
         labels: gives an episode's labels.
         set_aside: table rows that count in no statistic.
+        take_over: gives TARGET a picture or video of the source as it is.
     """
 
     dataset: DatasetReader
@@ -76,6 +77,7 @@ class Assembly:
     vocabulary: list[str] | None
     labels: LabelSource
     set_aside: frozenset[int]
+    take_over: Callable[[Path, Path], None] = link_or_copy
 
     @property
     def written(self) -> list[str]:
@@ -89,7 +91,7 @@ class Assembly:
             progress: called with (episodes, frames) as they are written.
         """
         out.mkdir(parents=True)
-        link_tree(self.dataset.root, out, skip=_REWRITTEN)
+        link_tree(self.dataset.root, out, skip=_REWRITTEN, link=self.take_over)
         ours = {"episodes", "info.json", "stats.json", "igrft.json", "igrft"}
         if self.vocabulary is not None:
             ours.add("subtasks.parquet")

@@ -46,7 +46,7 @@ def dry_run(
     run = Run.prepare(source, target, pipeline, overrides)
     run.target.refuse_strangers(run.plan.source, overwrite)
     run.find_earlier_work()
-    folder = output or run.target.path.with_name(f"{run.target.path.name}.preview")
+    folder = output or run.target.beside(".preview")
     found = DryRun([*run.plan.notices])
     reached = True
     for group in run.plan.groups:

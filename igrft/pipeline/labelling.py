@@ -21,7 +21,8 @@ from igrft.pipeline.target import Target
 from igrft.pipeline.threads import run_in_threads
 from igrft.pipeline.workers import Job, Task, label_episode, merge, one_line, run_tasks
 from igrft.progress import progress
-from igrft.steps.base import Episode, Step
+from igrft.remote.mirror import here
+from igrft.steps.base import Episode, Step, StepDefaults
 
 #: Frames of cheap steps that are labelled and staged together.
 _BATCH_FRAMES = 131072
@@ -87,13 +88,13 @@ class Labelling:
             self.put_aside(row, reason)
         for step in self.plan.steps:
             store = StageStore(self.target.staging / "steps" / step.type)
-            kept = self.target.path / kept_file(step.type)
+            kept = here(self.target.earlier / kept_file(step.type))
             store.scan(*([kept] if kept.is_file() else []), rows=self.rows)
             if self.again:
                 store.forget_set_aside()
             self.stores.append(store)
             self.keys.append({})
-        self.kept_reductions = Reductions.read(self.target.path, self.target.staging)
+        self.kept_reductions = Reductions.read(self.target.earlier, self.target.staging)
 
     @property
     def left(self) -> list[int]:
@@ -106,6 +107,23 @@ class Labelling:
         rows = self.left
         steps = [self.plan.steps[n] for n in group]
         return all(self.kept_reductions.costs_nothing(s, lambda: self.records(rows)) for s in steps if s.reduces)
+
+    def refuse_what_is_lacking(self) -> None:
+        """Ask every step that has something to do whether it can, before the first has spent anything.
+
+        A step whose results are all kept needs no package and no key: new thresholds apply on any machine.
+        """
+        if all(type(step).ready is StepDefaults.ready for step in self.plan.steps):
+            return
+        to_do: set[int] = set()
+        for group in self.plan.groups:
+            steps = [self.plan.steps[n] for n in group]
+            # Past a step that is not done its episodes' keys are not known, but then they are to do as well.
+            upstream = any(p in to_do for n in group for p in self.plan.producers[n])
+            if upstream or (to_do and steps[0].reduces) or not self.known(group) or self.missing(group):
+                to_do.update(group)
+                for step in steps:
+                    step.ready()
 
     def missing(self, group: list[int]) -> list[int]:
         """Rows for which not every step of a group is staged, once all before it are done; sets their keys."""

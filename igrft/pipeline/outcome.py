@@ -20,7 +20,7 @@ class AnnotateResult:
     """What `annotate` did.
 
     Attributes:
-        target: the labelled dataset.
+        target: the labelled dataset: its folder, or its URL.
         episodes: labelled episodes.
         frames: their frames.
         set_aside: reasons by episode index.
@@ -30,7 +30,7 @@ class AnnotateResult:
         spent: what steps cost beyond time (calls and tokens of a model), by step.
     """
 
-    target: Path
+    target: Path | str
     episodes: int
     frames: int
     set_aside: dict[int, str] = field(default_factory=dict)

@@ -24,14 +24,13 @@ from igrft.pipeline.plan import make_plan
 from igrft.pipeline.record import record_head, without_paths, write_record
 from igrft.pipeline.screen import screen
 from igrft.pipeline.staging import merge_staged
-from igrft.pipeline.target import Target
+from igrft.pipeline.target import open_target
 from igrft.pipeline.workers import (
     default_workers,
     one_line,
     refuse_full_disk,
 )
 from igrft.progress import progress
-from igrft.steps.base import StepDefaults
 
 
 def annotate(
@@ -45,12 +44,13 @@ def annotate(
     overwrite: bool = False,
     show_progress: bool = False,
     say: Callable[[str], None] = say_to_stderr,
+    staging: str | Path | None = None,
 ) -> AnnotateResult:
     """Label a LeRobot v3.0 dataset. Run again, it resumes. The source is never changed.
 
     Args:
-        source: folder or Hub id of the dataset.
-        target: folder of the labelled dataset; ``target.staging`` beside it holds work in progress.
+        source: folder, URL or Hub id of the dataset.
+        target: folder of the labelled dataset, and ``target.staging`` beside it holds work in progress; or a URL.
         pipeline: name or path of a pipeline file, or a loaded pipeline. One that asks for a cluster is submitted by
             :func:`igrft.cluster.submit.submit`.
         overrides: ``steps.TYPE.KEY=VALUE``, applied to the file.
@@ -59,6 +59,8 @@ def annotate(
         overwrite: replace a TARGET that was not made from this source.
         say: told what the user must know while it runs (what is about to leave this machine, what it
             cost); default: to standard error.
+        staging: for a target that is a URL, the folder for work in progress; default: ``$IGRFT_STAGING``, else
+            ``~/.cache/igrft/staging``.
 
     Raises:
         UsageError: a wrong call or pipeline file.
@@ -70,7 +72,7 @@ def annotate(
         from igrft.cluster.submit import run_here
 
         return run_here(source, target, loaded, strict=strict, overwrite=overwrite, say=say)
-    run = Run.prepare(source, target, loaded)
+    run = Run.prepare(source, target, loaded, staging=staging)
     run.workers, run.strict, run.show, run.say = workers or default_workers(), strict, show_progress, say
     where, plan = run.target, run.plan
     try:
@@ -82,7 +84,7 @@ def annotate(
             return run.go()
     except OSError as error:
         refuse_full_disk(error)
-        raise IgrftError(f"{error.filename or where.path}: {error.strerror or one_line(error)}") from error
+        raise IgrftError(f"{error.filename or where}: {error.strerror or one_line(error)}") from error
 
 
 @dataclass
@@ -97,11 +99,16 @@ class Run(Labelling):
 
     @classmethod
     def prepare(
-        cls, source: str | Path, target: str | Path, pipeline: str | Path | Pipeline, overrides: Sequence[str] = ()
+        cls,
+        source: str | Path,
+        target: str | Path,
+        pipeline: str | Path | Pipeline,
+        overrides: Sequence[str] = (),
+        *,
+        staging: str | Path | None = None,
     ) -> Run:
         """Check everything against everything, and touch nothing. For the arguments see :func:`annotate`."""
-        # Resolved, so that "." has a name and staging lies on the disk that a link leads to.
-        where = Target(Path(target).expanduser().resolve())
+        where = open_target(target, staging)
         root = locate(source, what="SOURCE")
         where.check_apart_from(root)
         dataset = DatasetReader.open(root)
@@ -137,40 +144,11 @@ class Run(Labelling):
             raise IgrftError(f"no episode could be labelled; the first: {reasons}")
         key = digest_of([self.keys, sorted(self.set_aside.items())])
         earlier = self.target.record()
-        if earlier and earlier.get("key") == key and not self.set_aside and self._target_is_whole():
+        if earlier and earlier.get("key") == key and not self.set_aside and self.target.is_whole(self.dataset):
             shutil.rmtree(self.target.staging, ignore_errors=True)
             return dataclasses.replace(result, unchanged=True)
         self._assemble(key)
         return result
-
-    def _target_is_whole(self) -> bool:
-        """Whether every file of the finished TARGET is still there, tables with the rows they had."""
-        try:
-            made = DatasetReader.open(self.target.path)
-            for path, rows in made.data_files:
-                if made.parquet(path).metadata.num_rows != int(made.lengths[rows].sum()):
-                    return False
-        except IgrftError:
-            return False
-        videos = (p.relative_to(self.dataset.root) for p in (self.dataset.root / "videos").rglob("*.mp4"))
-        return all((self.target.path / p).is_file() for p in videos)
-
-    def refuse_what_is_lacking(self) -> None:
-        """Ask every step that has something to do whether it can, before the first has spent anything.
-
-        A step whose results are all kept needs no package and no key: new thresholds apply on any machine.
-        """
-        if all(type(step).ready is StepDefaults.ready for step in self.plan.steps):
-            return
-        to_do: set[int] = set()
-        for group in self.plan.groups:
-            steps = [self.plan.steps[n] for n in group]
-            # Past a step that is not done its episodes' keys are not known, but then they are to do as well.
-            upstream = any(p in to_do for n in group for p in self.plan.producers[n])
-            if upstream or (to_do and steps[0].reduces) or not self.known(group) or self.missing(group):
-                to_do.update(group)
-                for step in steps:
-                    step.ready()
 
     # Writing.
 
@@ -178,7 +156,7 @@ class Run(Labelling):
         rows = [r for r in range(self.dataset.num_episodes) if r not in self.set_aside]
         notices, assumed = notices_of(self.plan, map(self.record, rows), len(rows))
         return AnnotateResult(
-            target=self.target.path,
+            target=self.target.shown,
             episodes=len(rows),
             frames=int(self.dataset.lengths[rows].sum()),
             set_aside={int(self.dataset.episode_indices[r]): reason for r, reason in sorted(self.set_aside.items())},
@@ -205,6 +183,7 @@ class Run(Labelling):
             vocabulary=self.reductions.get("subtask_index"),
             labels=self.labels,
             set_aside=frozenset(self.set_aside),
+            take_over=self.target.take_over,
         )
         with progress("writing", self.dataset.num_episodes, self.dataset.num_frames, show=self.show) as advance:
             assembly.write(self.target.out, advance)
@@ -215,4 +194,4 @@ class Run(Labelling):
                 staged = [self.staged(number, r) for r in range(self.dataset.num_episodes) if r not in self.set_aside]
                 merge_staged(self.target.out / kept_file(step.type), staged)
         self.kept_reductions.write(self.target.out)
-        self.target.publish()
+        self.target.publish(self.plan.source, self.say)

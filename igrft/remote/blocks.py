@@ -47,7 +47,8 @@ class BlockFile(io.RawIOBase):
         self.name = name
         self.size = size
         self.failure: BaseException | None = None
-        self._open_remote, self._remote = read, None
+        self._open_remote = read
+        self._remote: Read | None = None
         self._room = room
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._map = os.open(blob.with_suffix(".map"), flags, 0o644)

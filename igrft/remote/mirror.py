@@ -182,7 +182,7 @@ def block_file(path: Path) -> BlockFile | None:
     cache.touch(blob.with_suffix(".blocks"))
 
     def remote() -> Read:
-        return _store(found.url).reader(entry)
+        return store_of(found).reader(entry)
 
     return BlockFile(str(path), entry.size, remote, blob, lambda size: _check_room(size, str(path)))
 
@@ -278,11 +278,11 @@ _STORES: dict[tuple[int, str], Store] = {}
 _ALLOWANCE = [0]
 
 
-def _store(url: str) -> Store:
+def store_of(found: Manifest) -> Store:
     """This process's own: a client's connections and threads are of no use to its children."""
-    key = (os.getpid(), url)
+    key = (os.getpid(), found.url)
     if key not in _STORES:
-        _STORES[key] = Store(url)
+        _STORES[key] = Store(found.url)
     return _STORES[key]
 
 
@@ -314,7 +314,7 @@ def _fetch(found: Manifest, entry: Entry, *, room: bool = True) -> None:
         os.close(handle)
         part = Path(name)
         try:
-            _store(found.url).fetch(entry, part)
+            store_of(found).fetch(entry, part)
             part.chmod(0o444)
             os.replace(part, blob)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -197,7 +198,9 @@ class Store:
         """Upload a file; stores of objects show it only when it is whole."""
         with told(self.url_of(name), "written"):
             self._make_parent(name)
-            self.fs.put_file(str(path), self.path(name))
+            # Files under way at a time, times parts, times their size: what may be in memory.
+            parts = {"chunksize": _PART, "max_concurrency": 4} if self.conditional else {}
+            self.fs.put_file(str(path), self.path(name), **parts)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small object."""
@@ -227,12 +230,12 @@ class Store:
     def delete(self, names: Sequence[str]) -> None:
         """Remove objects; those that are gone already are no error."""
         if names:
-            with told(self.url, "emptied of what is not wanted there"):
-                for name in names:
-                    try:
-                        self.fs.rm_file(self.path(name))
-                    except FileNotFoundError:
-                        continue
+            with told(self.url, "emptied of what does not belong there"):
+                in_parallel(self._delete, names)
+
+    def _delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(name))
 
     def _make_parent(self, name: str) -> None:
         # A store of objects has no folders, and asking for them costs a request (and rights) each.
