@@ -62,6 +62,11 @@ def convert(
     rebuild_timestamps: Annotated[
         bool, typer.Option("--rebuild-timestamps", help="Replace timestamps by frame_index / fps.")
     ] = False,
+    codec: Annotated[
+        str | None, typer.Option(help="Of streams whose videos are encoded here: h264 (the default), hevc or av1.")
+    ] = None,
+    crf: Annotated[int | None, typer.Option(help="Its quality: lower is better and larger (h264 20).")] = None,
+    preset: Annotated[str | None, typer.Option(help="Its speed, as FFmpeg calls it (h264 veryfast, av1 12).")] = None,
     episodes: simulation.Episodes = None,
     seed: simulation.Seed = None,
     pictures: simulation.Pictures = None,
@@ -128,6 +133,9 @@ def convert(
         warn=warn,
         simulation=simulated,
         mapping=mapping,
+        codec=codec,
+        crf=crf,
+        preset=preset,
     )
     typer.echo(f"{result.target}: {count(result.episodes, 'episode')}, {result.frames} frames (from {result.format})")
     _list_set_aside(_named(result.set_aside))

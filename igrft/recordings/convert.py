@@ -64,6 +64,9 @@ def convert(
     warn: Callable[[str], None] | None = None,
     simulation: SimulationOptions | None = None,
     mapping: str | Path | None = None,
+    codec: str | None = None,
+    crf: int | None = None,
+    preset: str | None = None,
 ) -> ConvertResult:
     """Convert recordings to a LeRobot v3.0 dataset. The source is only read.
 
@@ -82,6 +85,8 @@ def convert(
         warn: called with each warning as it comes.
         simulation: what of ``metaworld:TASK`` is recorded; None is 60 episodes with pictures.
         mapping: file, or name of one that comes with igrft: which stream becomes which feature. Bags need one.
+        codec: of streams whose videos are encoded here, ``h264`` (the default), ``hevc`` or ``av1``.
+        crf, preset: its quality (lower is better) and speed, in FFmpeg's terms; None takes what suits the codec.
 
     Returns:
         What was done. Episodes that cannot be converted are left out, renumbering the others.
@@ -107,7 +112,10 @@ def convert(
         raise UsageError(f"{found} has features of its own and takes no mapping; leave out --mapping")
     if streams and rebuild_timestamps:
         raise UsageError(f"{found} is aligned to rows of its frame rate anyway; leave out --rebuild-timestamps")
-    options = Options(fps, task, robot_type, rebuild_timestamps, progress, None if mapping is None else str(mapping))
+    if not streams and (codec, crf, preset) != (None, None, None):
+        raise UsageError(f"{found} does not choose its encoder; leave out --codec, --crf and --preset")
+    named = None if mapping is None else str(mapping)
+    options = Options(fps, task, robot_type, rebuild_timestamps, progress, named, codec, crf, preset)
     warnings = Warnings(warn)
     with (
         one_line_errors(goal, resumes=streams),
@@ -161,7 +169,7 @@ def dry_run(
     """Show what :func:`convert` would find and how it would map; arguments as there. Nothing is written.
 
     Raises:
-        UsageError: source or target make no sense, or the source is not of timed streams.
+        UsageError: source or target make no sense.
         IgrftError: nothing can be converted.
     """
     from igrft.recordings.streams.look import DryRun, look, topics
@@ -172,9 +180,13 @@ def dry_run(
     place = locate(source, what="SOURCE")
     refuse_overlap(place, Path(target).expanduser().resolve())
     found = detect(place, format)
-    if found not in STREAMS:
-        raise UsageError(f"--dry-run shows how streams are aligned, and {found} is not of streams; leave it out")
     options = Options(fps, task, robot_type, mapping=None if mapping is None else str(mapping))
+    if found not in STREAMS:
+        from igrft.recordings.glance import glance
+
+        if mapping is not None:
+            raise UsageError(f"{found} has features of its own and takes no mapping; leave out --mapping")
+        return glance(found, place, options, Warnings(warn))
     bare = unmapped(found, place, options)
     if bare is not None:
         return DryRun([f"{bare.name} is mapped to nothing yet; it holds:", *topics(bare), "give --mapping"])
