@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from igrft.errors import UsageError
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or a dataset's id on the Hugging Face Hub.")]
-DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="A folder, or a dataset's id on the Hub.")]
-TargetArg = Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to make.")]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, a URL, or an id on the Hugging Face Hub.")]
+DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="A folder, a URL (s3://…), or an id on the Hub.")]
+TargetArg = Annotated[str, typer.Argument(metavar="TARGET", help="The folder or the URL to make.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a TARGET that holds something else.")]

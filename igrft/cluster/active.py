@@ -27,11 +27,10 @@ def refuse_active(target: Target) -> None:
         at_work = alive(Jobs(folder))
     except IgrftError as error:
         raise IgrftError(
-            f"jobs were submitted for {target.path}, and whether they are still there cannot be told from here "
-            f"({error}); run: igrft status {target.path}, or igrft cancel {target.path}"
+            f"jobs were submitted for {target}, and whether they are still there cannot be told from here "
+            f"({error}); run: igrft status {target}, or igrft cancel {target}"
         ) from None
     if at_work:
         raise IgrftError(
-            f"jobs are at work on {target.path}; see: igrft status {target.path}, or end them: "
-            f"igrft cancel {target.path}"
+            f"jobs are at work on {target}; see: igrft status {target}, or end them: igrft cancel {target}"
         )

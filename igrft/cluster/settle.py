@@ -13,7 +13,7 @@ from igrft.cluster.task import SignOfLife, deal, open_source
 from igrft.errors import IgrftError
 from igrft.pipeline.outcome import AnnotateResult
 from igrft.pipeline.run import Run, say_to_stderr
-from igrft.pipeline.target import Target
+from igrft.pipeline.target import open_target
 from igrft.pipeline.workers import one_line, refuse_full_disk
 
 
@@ -68,10 +68,10 @@ def settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None] = 
 
 def _settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None]) -> AnnotateResult | None:
     job = jobs.job()
-    where = Target(Path(job["target"]))
+    where = open_target(job["target"], job.get("staging"))
     if stage.kind == "finish":
         # It alone checks the whole source anew: labels must not land on other rows than they were made for.
-        base = Run.prepare(job["source"], where.path, jobs.pipeline(), ())
+        base = Run.prepare(job["source"], job["target"], jobs.pipeline(), staging=job.get("staging"))
         if base.plan.source != job["fingerprint"]:
             raise IgrftError(f"{job['source']} has changed since this was submitted; submit again")
         dataset, plan, unfit = base.dataset, base.plan, base.unfit

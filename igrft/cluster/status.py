@@ -12,7 +12,7 @@ from igrft.cluster.jobs import Jobs
 from igrft.cluster.schedulers import alive
 from igrft.cluster.stages import Stage
 from igrft.errors import IgrftError
-from igrft.pipeline.target import Target
+from igrft.pipeline.target import open_target
 
 #: A task that has not been heard of for so many seconds is no longer counted as running.
 _SILENT = 120.0
@@ -94,7 +94,7 @@ def status(target: str | Path) -> Status:
     Raises:
         IgrftError: nothing was submitted for it.
     """
-    jobs = Jobs.of(Target(Path(target).expanduser().resolve()))
+    jobs = Jobs.of(open_target(target))
     if not jobs.exist:
         raise IgrftError(f"nothing was submitted for {target}; run igrft annotate with an executor (docs/clusters.md)")
     state = jobs.state()
@@ -114,7 +114,7 @@ def follow(
     Raises:
         IgrftError: the jobs are gone and have not told of an end.
     """
-    jobs = Jobs.of(Target(Path(target).expanduser().resolve()))
+    jobs = Jobs.of(open_target(target))
     asked = time.monotonic()
     while not (found := status(target)).ended:
         show(found)

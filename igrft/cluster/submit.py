@@ -20,6 +20,7 @@ from igrft.extras import require
 from igrft.pipeline.config import Pipeline
 from igrft.pipeline.outcome import AnnotateResult
 from igrft.pipeline.run import Run, say_to_stderr
+from igrft.pipeline.target import open_target
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Submission:
         ids: the scheduler's jobs.
     """
 
-    target: Path
+    target: Path | str
     folder: Path
     tasks: dict[str, int]
     episodes: dict[str, int]
@@ -90,7 +91,7 @@ def submit(
         jobs.put_state("failed", f"it was not submitted: {error}")
         raise
     counts = {s.name: tasks.get(s.name, 0) if s.kind == "label" else 1 for s in jobs.stages()}
-    return Submission(Path(jobs.job()["target"]), jobs.folder, counts, episodes, jobs.ids())
+    return Submission(open_target(target).shown, jobs.folder, counts, episodes, jobs.ids())
 
 
 def run_here(
@@ -159,7 +160,8 @@ def _prepare(
                 "at": time.time(),
                 "igrft_version": igrft.__version__,
                 "source": str(Path(text).expanduser().resolve()) if Path(text).expanduser().exists() else text,
-                "target": str(where.path),
+                "target": str(where),
+                "staging": where.workplace,
                 "fingerprint": plan.source,
                 "episodes": run.dataset.num_episodes,
                 "frames": run.dataset.num_frames,

@@ -23,7 +23,7 @@ from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 from igrft.pipeline.labelling import Labelling
 from igrft.pipeline.plan import Plan, make_plan
-from igrft.pipeline.target import Target
+from igrft.pipeline.target import open_target
 from igrft.pipeline.workers import one_line
 
 #: Seconds between two signs of life.
@@ -95,7 +95,7 @@ def open_source(jobs: Jobs) -> tuple[DatasetReader, Plan]:
         IgrftError: this node does not see it, or it has changed since.
     """
     job = jobs.job()
-    dataset = DatasetReader.open(locate(job["source"], what="SOURCE"))
+    dataset = DatasetReader.open(locate(job["source"], what="SOURCE", tables=False))
     if (dataset.num_episodes, dataset.num_frames) != (job["episodes"], job["frames"]):
         raise IgrftError(f"{job['source']} has changed since this was submitted; submit again")
     return dataset, make_plan(jobs.pipeline(), dataset, job["fingerprint"])
@@ -111,7 +111,7 @@ def shared_labelling(
     return Labelling(
         dataset,
         plan,
-        Target(Path(job["target"])),
+        open_target(job["target"], job.get("staging")),
         {int(row): reason for row, reason in job["unfit"].items()},
         workers=max(1, stage.resources.cpus // max(1, own.cpus)),
         strict=bool(job["strict"]),

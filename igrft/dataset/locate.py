@@ -17,7 +17,7 @@ _CARD_PICTURES = "assets/episode_??????.jpg"
 _HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
-def locate(source: str | Path, *, what: str, pictures: bool = True, whole: bool = False) -> Path:
+def locate(source: str | Path, *, what: str, pictures: bool = True, whole: bool = False, tables: bool = True) -> Path:
     """The folder (or file) that ``source`` names; a dataset on the Hub is downloaded into the Hub's cache.
 
     What is in the cache already is not fetched again; a commit as the revision needs no request at all. Of a URL the
@@ -30,6 +30,7 @@ def locate(source: str | Path, *, what: str, pictures: bool = True, whole: bool 
         pictures: whether videos are needed; without them a dataset on the Hub comes as tables alone. (Pictures that lie
             in the tables come with them.)
         whole: fetch every file of a URL, for programs that open them by their paths.
+        tables: fetch every table of a URL at once; else they are fetched as they are read, as its videos are.
 
     Raises:
         UsageError: neither an existing path, nor a URL with something at it, nor the shape of a Hub id.
@@ -39,7 +40,7 @@ def locate(source: str | Path, *, what: str, pictures: bool = True, whole: bool 
     if is_url(source):
         local = local_path(checked_url(str(source), what))
         if local is None:
-            return mirror(str(source), what=what, whole=whole)
+            return mirror(str(source), what=what, whole=whole, tables=tables)
         source = local
     text = str(source)
     path = Path(text).expanduser()

@@ -54,6 +54,10 @@ class RemoteTarget(Target):
     def shown(self) -> str:
         return self.url
 
+    @property
+    def workplace(self) -> str:
+        return str(self.path.parent.parent)
+
     @cached_property
     def store(self) -> Store:
         """Opened when it is first needed."""

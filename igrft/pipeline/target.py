@@ -44,6 +44,11 @@ class Target:
         return self.path.with_name(self.path.name + ".staging")
 
     @property
+    def workplace(self) -> str | None:
+        """What :func:`open_target` was told of where work in progress lies; None for a folder."""
+        return None
+
+    @property
     def earlier(self) -> Path:
         """The folder in which a TARGET that is there can be read. May be absent."""
         return self.path
