@@ -59,11 +59,11 @@ def convert_aloha(
     require_h5py()
     files = hdf5_files(root)
     set_aside: dict[str, str] = {}
-    episodes = _survey(files, set_aside)
+    episodes = survey_files(files, set_aside)
     if not episodes:
-        raise _nothing_left(root, set_aside)
+        raise nothing_left(root, set_aside)
     layout = episodes[0].layout
-    fps = _fps(options.fps, layout.fps, warn)
+    fps = frame_rate(options.fps, layout.fps, warn)
     tasks = [_task(e, options.task) for e in episodes]
     successes = _successes(episodes, warn)
     _warn_of(episodes, bgr_jpeg, warn)
@@ -88,7 +88,7 @@ def convert_aloha(
         if kept:
             dataset.finalize()
         else:
-            raise _nothing_left(root, set_aside)
+            raise nothing_left(root, set_aside)
     # LeRobot leaves the folders of the pictures that it encoded.
     shutil.rmtree(target / "images", ignore_errors=True)
     reader = DatasetReader.open(target)
@@ -102,7 +102,7 @@ def convert_aloha(
     )
 
 
-def _survey(files: list[Path], set_aside: dict[str, str]) -> list[AlohaEpisode]:
+def survey_files(files: list[Path], set_aside: dict[str, str]) -> list[AlohaEpisode]:
     """Episodes that can be read and are laid out as most are."""
     found: list[AlohaEpisode] = []
     for path in files:
@@ -119,7 +119,7 @@ def _survey(files: list[Path], set_aside: dict[str, str]) -> list[AlohaEpisode]:
     return [e for e in found if e.layout == common]
 
 
-def _fps(given: float | None, recorded: float | None, warn: Callable[[str], None]) -> int:
+def frame_rate(given: float | None, recorded: float | None, warn: Callable[[str], None]) -> int:
     if given is None and recorded is None:
         warn(f"the files do not say their frame rate, so ACT's {DEFAULT_FPS} is taken; give --fps if that is wrong")
         return DEFAULT_FPS
@@ -208,6 +208,6 @@ def _add(dataset: Any, episode: AlohaEpisode, task: str, success: bool | None, b
         raise IgrftError(f"LeRobot could not write {episode.path.name} ({type(error).__name__}: {error})") from error
 
 
-def _nothing_left(root: Path, set_aside: dict[str, str]) -> IgrftError:
+def nothing_left(root: Path, set_aside: dict[str, str]) -> IgrftError:
     name, reason = next(iter(set_aside.items()))
     return IgrftError(f"{root}: none of {len(set_aside)} episodes can be converted; {name}: {reason}")

@@ -50,7 +50,7 @@ def convert_lerobot(root: Path, work: Path, options: Options, warn: Callable[[st
     tasks = _tasks(source, options.task, warn)
     found = survey(source, warn)
     if not found.schemas:
-        raise _nothing_left(root, found.set_aside)
+        raise nothing_left(root, found.set_aside)
     plan = plan_columns(source, found.schemas, found.cameras, warn)
     for index, reason in plan.lacking.items():
         found.set_aside.setdefault(index, reason)
@@ -69,7 +69,7 @@ def convert_lerobot(root: Path, work: Path, options: Options, warn: Callable[[st
                     found.set_aside[episode.index] = str(error)
             advance(1, episode.length or 0)
     if not kept:
-        raise _nothing_left(root, found.set_aside)
+        raise nothing_left(root, found.set_aside)
     _warn_of(findings, source.fps, options.rebuild_timestamps, warn)
 
     splits = remapped_splits(source.info.get("splits"), kept)
@@ -210,7 +210,7 @@ def _without_path(reason: str, root: Path) -> str:
     return reason.replace(f"{root}/", "")
 
 
-def _nothing_left(root: Path, set_aside: dict[int, str]) -> IgrftError:
+def nothing_left(root: Path, set_aside: dict[int, str]) -> IgrftError:
     index = min(set_aside)
     reason = _without_path(set_aside[index], root)
     return IgrftError(f"{root}: none of {len(set_aside)} episodes can be converted; episode {index}: {reason}")

@@ -53,7 +53,7 @@ def _lay_out(base: Path, layout: Path, options: Options) -> None:
     features: dict[str, Any] = {}
     episodes: list[dict[str, Any]] = []
     task = options.task or ""
-    for index, table in _episodes(base):
+    for index, table in read_episodes(base):
         table = _without(table, _BOUNDS)
         for name in [n for n in table.column_names if _is_video(table.schema.field(n).type)]:
             path = _video_of(table, name, base)
@@ -87,7 +87,7 @@ def _lay_out(base: Path, layout: Path, options: Options) -> None:
     write_json(layout / INFO, facts)
 
 
-def _episodes(base: Path) -> Iterator[tuple[int, pa.Table]]:
+def read_episodes(base: Path) -> Iterator[tuple[int, pa.Table]]:
     """(episode index, its rows), one after another; the arrow files are mapped, not read."""
     tables = []
     for path in _shards(base):

@@ -12,7 +12,7 @@ import pytest
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.video import frames_at
 from igrft.errors import IgrftError
-from igrft.recordings.convert import convert
+from igrft.recordings.convert import convert, dry_run
 
 LENGTHS = (5, 7)
 
@@ -102,3 +102,9 @@ def test_damage_is_one_line(v1: Path, tmp_path: Path) -> None:
         convert(v1, tmp_path / "out", progress=False)
     with pytest.raises(IgrftError, match=r"has no train/\*.arrow beside meta_data"):
         convert(v1 / "train", tmp_path / "out", format="lerobot-v1", progress=False)
+
+
+def test_a_dry_run(v1: Path, tmp_path: Path) -> None:
+    found = dry_run(v1, tmp_path / "out")
+    assert (found.episodes, found.frames) == (2, 12) and "observation.state" in found.lines[0]
+    assert found.lines[-1] == "2 episodes, 12 frames at 10 a second; nothing was written"

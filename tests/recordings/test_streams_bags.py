@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import stream_sets as s
@@ -360,9 +361,11 @@ def test_success_by_name_and_by_table(tmp_path: Path, mapping: Path) -> None:
     run(source, tmp_path / "out", mapping)
     assert [i for i, won in enumerate(rows(tmp_path / "out")["next.success"].to_pylist()) if won] == [9]
     (tmp_path / "table.csv").write_text("episode,success\ngood_1,no\nbad_2.mcap,yes\n")
-    mapping.write_text(s.MAPPING + "\nsuccess: {table: table.csv}")
-    run(source, tmp_path / "by_table", mapping)
-    assert [i for i, won in enumerate(rows(tmp_path / "by_table")["next.success"].to_pylist()) if won] == [19]
+    pq.write_table(pa.table({"episode": ["good_1", "bad_2"], "success": [False, True]}), tmp_path / "table.parquet")
+    for suffix in ("csv", "parquet"):
+        mapping.write_text(s.MAPPING + f"\nsuccess: {{table: table.{suffix}}}")
+        run(source, tmp_path / suffix, mapping)
+        assert [i for i, won in enumerate(rows(tmp_path / suffix)["next.success"].to_pylist()) if won] == [19]
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, mapping: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,6 +450,8 @@ def test_galaxea(tmp_path: Path, kind: str, arm: int) -> None:
         ("features: {action: /a}\nmax_skew: 0", "max_skew must be above 0"),
         ("features: {action: /a}\nsuccess: {pattern: '('}", "success.pattern is no regular expression"),
         ("features: {action: /a}\nsuccess: {table: none.csv}", "success.table cannot be read"),
+        ("features: {action: /a}\nsuccess: {table: m.yaml}", "success.table has no episode, or success is not"),
+        ("features: {action: /a}\nsuccess: {table: none.parquet}", "success.table cannot be read"),
         ("features: {action: /a}\nepisodes: {by: marker}", "episodes.stream must be the name"),
         ("features: [", "cannot be read"),
     ],

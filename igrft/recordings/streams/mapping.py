@@ -37,7 +37,7 @@ _PART = ("stream", "field", "align", "select", "names", "joints", "optional")
 _SPLIT = ("by", "start", "stop", "seconds", "tolerance", "shortest", *_PART)
 _SUCCESS = ("pattern", "table", *_PART)
 _BY = ("file", "marker", "idle")
-_TRUE, _FALSE = ("1", "true", "yes", "success"), ("0", "false", "no", "failure", "fail")
+_TRUE, _FALSE = ("1", "1.0", "true", "yes", "success"), ("0", "0.0", "false", "no", "failure", "fail")
 
 
 def load_mapping(path: Path) -> Mapping:
@@ -175,20 +175,26 @@ class _Reader:
         return str(pattern)
 
     def _table(self, path: Path) -> dict[str, bool]:
-        """A CSV with the columns ``episode`` (a recording's name, or its file's name or stem) and ``success``."""
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise self._error("success.table", f"cannot be read ({error})") from None
+        """CSV or parquet, columns ``episode`` (a recording's name, or its file's name or stem) and ``success``."""
         out: dict[str, bool] = {}
-        for number, row in enumerate(rows, start=2):
-            word = (row.get("success") or "").strip().lower()
-            name = (row.get("episode") or "").strip()
-            if not name or word not in (*_TRUE, *_FALSE):
-                raise self._error("success.table", f"has no episode, or success is not yes or no, in line {number}")
-            out[name] = word in _TRUE
+        for number, row in enumerate(self._rows(path), start=1):
+            name, word = (str("" if row.get(key) is None else row[key]).strip() for key in ("episode", "success"))
+            if not name or word.lower() not in (*_TRUE, *_FALSE):
+                raise self._error("success.table", f"has no episode, or success is not yes or no, in row {number}")
+            out[name] = word.lower() in _TRUE
         return out
+
+    def _rows(self, path: Path) -> list[dict[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            if path.suffix.lower() == ".parquet":
+                return pq.read_table(path).to_pylist()
+            with path.open(newline="", encoding="utf-8") as file:
+                return list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+            raise self._error("success.table", f"cannot be read ({str(error).splitlines()[0]})") from None
 
     def _one_of(self, key: str, value: Any, known: tuple[str, ...]) -> str:
         if value not in known:

@@ -187,7 +187,7 @@ class SuccessRule:
     Attributes:
         part: a stream; its last value inside the episode that is not zero makes a success.
         pattern: a regular expression; a success is a recording in whose file name it is found.
-        table: by recording (its name, or its file's name or stem): from a CSV with ``episode`` and ``success``.
+        table: by recording (its name, or its file's name or stem): from a table with ``episode`` and ``success``.
     """
 
     part: Part | None = None
