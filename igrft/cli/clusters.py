@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from igrft.cli.options import Json, Quiet, count, dump
+from igrft.cli.options import Json, Quiet, Source, count, dump
 
 if TYPE_CHECKING:
     from igrft.pipeline.config import Pipeline
 
-TargetOf = Annotated[Path, typer.Argument(metavar="TARGET", help="The TARGET of igrft annotate.")]
+TargetOf = Annotated[str, typer.Argument(metavar="TARGET", help="The TARGET of igrft annotate.")]
 
 
 def register(app: typer.Typer) -> None:
+    app.command()(plan)
     app.command()(status)
     app.command()(cancel)
 
 
 def submit(
     source: str,
-    target: Path,
+    target: str,
     pipeline: Pipeline,
     *,
     strict: bool,
@@ -47,6 +47,34 @@ def submit(
     return _follow(target, as_json=as_json, quiet=quiet)
 
 
+def plan(
+    ctx: typer.Context,
+    source: Source,
+    pipeline: Annotated[
+        str, typer.Option(help="Name of a pipeline that comes with igrft, or a YAML file.")
+    ] = "offline",
+    nodes: Annotated[int | None, typer.Option(min=1, help="For so many nodes; default: this machine alone.")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores of a node; default: as many as here.")] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of a node.")] = 0,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to measure, spread over their lengths.")] = 8,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes to measure with; default: one a core.")] = None,
+    as_json: Json = False,
+) -> int:
+    """What igrft annotate would take: hours, GPU hours, tokens, storage, and the step that is the bottleneck.
+
+    A few episodes are labelled to find out, and nothing is kept of them; a model that is asked costs what it costs.
+    """
+    from igrft.cluster.forecast import Nodes, forecast
+    from igrft.pipeline.config import load_pipeline
+    from igrft.pipeline.workers import default_workers
+
+    loaded = load_pipeline(pipeline, ctx.obj or [])
+    machines = Nodes(nodes or 1, cores or default_workers(), gpus) if nodes or cores or gpus else None
+    found = forecast(source, loaded, nodes=machines, episodes=episodes, workers=workers)
+    typer.echo(dump(found.to_json()) if as_json else found.to_text())
+    return 0
+
+
 def status(
     target: TargetOf,
     watch: Annotated[bool, typer.Option("--watch", help="Show it until it has ended.")] = False,
@@ -68,18 +96,18 @@ def cancel(target: TargetOf) -> int:
     from igrft.cluster.jobs import Jobs
     from igrft.cluster.schedulers import cancel as end
     from igrft.cluster.status import status as look
-    from igrft.pipeline.target import Target
+    from igrft.pipeline.target import open_target
 
     found = look(target)
     if found.ended:
         typer.echo(f"{found.target}: {found.state} already")
         return 0
-    end(Jobs.of(Target(target.expanduser().resolve())))
+    end(Jobs.of(open_target(target)))
     typer.echo(f"{found.target}: cancelled; igrft annotate goes on from what is done")
     return 0
 
 
-def _follow(target: Path, *, as_json: bool, quiet: bool) -> int:
+def _follow(target: str, *, as_json: bool, quiet: bool) -> int:
     from igrft.cluster.status import follow
 
     last = ""
@@ -100,13 +128,13 @@ def _follow(target: Path, *, as_json: bool, quiet: bool) -> int:
     return 0 if found.state == "done" and not _aside(target) else 1
 
 
-def _aside(target: Path) -> dict[str, str]:
+def _aside(target: str) -> dict[str, str]:
     """Episodes that were set aside, said as annotate says it."""
     from igrft.cluster.jobs import Jobs
     from igrft.dataset.files import read_json
-    from igrft.pipeline.target import Target
+    from igrft.pipeline.target import open_target
 
-    path = Jobs.of(Target(target.expanduser().resolve())).folder / "result.json"
+    path = Jobs.of(open_target(target)).folder / "result.json"
     found: dict[str, str] = read_json(path).get("set_aside", {}) if path.is_file() else {}
     for reason in found.values():
         typer.echo(f"set aside: {reason}", err=True)
