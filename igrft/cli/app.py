@@ -231,6 +231,9 @@ def train(
     """
     overrides = [*plain_overrides(ctx.args), *(ctx.obj or [])]
     require("igrft train", "train")
+    from igrft.training.recipe_file import check_keys
+
+    check_keys(recipe, overrides)  # a typo is told before PyTorch and LeRobot are imported
     if dry_run:
         from igrft.training.dry_run import dry_run as look
 

@@ -28,10 +28,13 @@ def rollout(
     Settings of the recipe follow as options: --init_from=RUN --environment.task=shelf-place-v3 --rollout.episodes=10
     """
     require("igrft rollout", "train")
-    from igrft.rollouts.run import rollout as run
-    from igrft.training.recipe_file import load_recipe
+    from igrft.training.recipe_file import check_keys, load_recipe
 
-    loaded = load_recipe(recipe, [*plain_overrides(ctx.args), *(ctx.obj or [])])
+    overrides = [*plain_overrides(ctx.args), *(ctx.obj or [])]
+    check_keys(recipe, overrides)
+    from igrft.rollouts.run import rollout as run
+
+    loaded = load_recipe(recipe, overrides)
     result = run(loaded, say=(lambda line: None) if quiet else (lambda line: typer.echo(line, err=True)))
     if as_json:
         typer.echo(dump(result.to_json()))

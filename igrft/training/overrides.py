@@ -7,10 +7,10 @@ import typing
 from typing import Any
 
 import yaml
-from lerobot.configs import PreTrainedConfig
 
 from igrft.errors import UsageError
 from igrft.models.actors import POLICY_TYPES, register_policy
+from igrft.training import recipe
 from igrft.training.recipe import Recipe
 
 
@@ -77,8 +77,7 @@ def _fields(tree: dict[str, Any], parts: list[str], cls: Any) -> list[dataclasse
         fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
         found.append(fields.get(part))
         hint = typing.get_type_hints(cls).get(part) if part in fields else None
-        cls = inside(hint)
-        cls = _policy(tree) if cls is PreTrainedConfig else cls
+        cls = _policy(tree) if is_policy(hint) else inside(hint)
     return found
 
 
@@ -88,8 +87,16 @@ def inside(hint: Any) -> Any:
     return next((h for h in inner if isinstance(h, type) and dataclasses.is_dataclass(h)), None)
 
 
+def is_policy(hint: Any) -> bool:
+    """Whether a field of this type holds LeRobot's configuration of a policy (see ``know_policies``)."""
+    config = recipe.PreTrainedConfig
+    return config is not Any and config in (hint, *typing.get_args(hint))
+
+
 def _policy(tree: dict[str, Any]) -> Any:
     """The configuration class of the recipe's policy, as far as the YAML says."""
+    from lerobot.configs import PreTrainedConfig
+
     kind = (tree.get("policy") or {}).get("type") if isinstance(tree.get("policy"), dict) else None
     if kind not in POLICY_TYPES:
         return PreTrainedConfig

@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from lerobot.configs import PreTrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from igrft.rollouts.settings import EnvironmentSettings, RolloutSettings, RoundsSettings
+
+if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
+else:
+    # What stands there until know_policies() is called: LeRobot takes seconds to import.
+    PreTrainedConfig = Any
 
 #: What ``igrft train`` can run.
 STAGES = ("sft", "offline_rl", "hil")
@@ -269,3 +274,11 @@ class Recipe:
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     rounds: RoundsSettings = field(default_factory=RoundsSettings)
     wandb: WandbSettings = field(default_factory=WandbSettings)
+
+
+def know_policies() -> None:
+    """Let ``Recipe.policy`` be read as LeRobot's configuration. Imports LeRobot."""
+    from lerobot.configs import PreTrainedConfig
+
+    # Whoever decodes a recipe resolves its annotations here.
+    globals()["PreTrainedConfig"] = PreTrainedConfig

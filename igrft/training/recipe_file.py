@@ -2,7 +2,8 @@
 dataclass of another verb's recipes.
 
 Overrides with list indices are applied to the YAML, since draccus refuses them. Keys are checked here,
-before draccus, so that an unknown one is named together with its near miss.
+before draccus, so that an unknown one is named together with its near miss. LeRobot is imported only for what a
+policy's configuration says, and once all else was found right.
 """
 
 from __future__ import annotations
@@ -15,16 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, overload
 
-import draccus
 import yaml
-from draccus.utils import DraccusException
-from lerobot.configs import PreTrainedConfig
 
 from igrft.errors import UsageError, did_you_mean
 from igrft.models.actors import POLICY_TYPES, register_policy
 from igrft.resources import find
 from igrft.training import overrides as overrides_
-from igrft.training.recipe import STAGES, Recipe
+from igrft.training.recipe import STAGES, Recipe, know_policies
 
 #: Stages whose recipes are not run by ``igrft train``.
 _OTHER_VERBS = {"eval": "igrft eval", "record": "igrft record"}
@@ -51,11 +49,35 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), cls: type[Any]
         UsageError: no such recipe, not YAML, a stage of another verb, an unknown key (naming the near miss), a bad
             value.
     """
+    path, value = _found(name_or_path, cls)
+    return recipe_from(value, overrides, str(path), cls)
+
+
+def check_keys(name_or_path: str, overrides: Sequence[str] = (), cls: type[Any] = Recipe) -> None:
+    """Look for what :func:`load_recipe` refuses, but for a policy's own settings and values: in no time, since
+    nothing of LeRobot's is imported.
+
+    Raises:
+        UsageError: as there.
+    """
+    path, value = _found(name_or_path, cls)
+    _check_keys(_copied(value), overrides, str(path), cls)
+
+
+def _found(name_or_path: str, cls: type[Any]) -> tuple[Path, dict[str, Any]]:
     path = find("recipes", name_or_path)
     value = read_yaml(path)
     # Before the keys: another verb's recipe has others.
     _refuse_stage(str(value.get("stage", cls().stage)), name_or_path, cls().stage)
-    return recipe_from(value, overrides, str(path), cls)
+    return path, value
+
+
+def _check_keys(tree: dict[str, Any], overrides: Sequence[str], where: str, cls: type[Any]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not key.startswith("policy.") or key == "policy.type":
+            overrides_.apply(tree, override, cls)
+    _check(tree, cls, where, "")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -84,6 +106,12 @@ def recipe_from(
     Raises:
         UsageError: see :func:`load_recipe`.
     """
+    import draccus
+    from draccus.utils import DraccusException
+
+    _check_keys(_copied(value), overrides, where, cls)
+    if any(field.name == "policy" for field in dataclasses.fields(cls)):
+        know_policies()
     tree: dict[str, Any] = _copied(value)
     for override in overrides:
         overrides_.apply(tree, override, cls)
@@ -99,10 +127,12 @@ def recipe_from(
 
 def _refuse_device(tree: Mapping[str, Any], where: str) -> None:
     """LeRobot would go on on the processor, with a warning."""
+    device = str((tree.get("policy") or {}).get("device") or "")
+    if not device.startswith("cuda"):
+        return
     import torch
 
-    device = str((tree.get("policy") or {}).get("device") or "")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         raise UsageError(f"{where}: policy.device is {device}, and PyTorch finds no GPU here")
 
 
@@ -113,6 +143,8 @@ def resolved_yaml(recipe: HasStage) -> str:
 
 def resolved(recipe: HasStage) -> dict[str, Any]:
     """The same as JSON."""
+    import draccus
+
     # Through JSON: LeRobot's enumerations are text to it, and unknown objects to YAML.
     out: dict[str, Any] = json.loads(json.dumps(draccus.encode(recipe)))
     return out
@@ -132,8 +164,8 @@ def _check(tree: Mapping[str, Any], cls: type, where: str, prefix: str) -> None:
         if key not in known:
             raise UsageError(f"{where}: unknown key {prefix + key!r}{did_you_mean(key, known)}")
         name, inner = prefix + key, overrides_.inside(hints[key])
-        if inner is PreTrainedConfig:
-            _check_policy(value, where)
+        if name == "policy":
+            _check_policy(value, where, whole=overrides_.is_policy(hints[key]))
         elif inner is None or (value is None and type(None) in typing.get_args(hints[key])):
             continue
         elif typing.get_origin(hints[key]) is list:
@@ -144,12 +176,17 @@ def _check(tree: Mapping[str, Any], cls: type, where: str, prefix: str) -> None:
             _check(value, inner, where, name + ".")
 
 
-def _check_policy(value: Any, where: str) -> None:
+def _check_policy(value: Any, where: str, whole: bool) -> None:
+    """Refuse unknown types, and where LeRobot is at hand (``whole``) unknown keys."""
     if not isinstance(value, Mapping) or "type" not in value:
         raise UsageError(f"{where}: 'policy' needs a 'type': {', '.join(POLICY_TYPES)}")
     if value["type"] not in POLICY_TYPES:
         near = did_you_mean(str(value["type"]), POLICY_TYPES)
         raise UsageError(f"{where}: unknown policy type {value['type']!r}{near}")
+    if not whole:
+        return
+    from lerobot.configs import PreTrainedConfig
+
     register_policy(value["type"])
     known = [f.name for f in dataclasses.fields(PreTrainedConfig.get_choice_class(value["type"]))]
     for key in value:

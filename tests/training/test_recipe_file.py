@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -343,3 +345,38 @@ def test_every_verb_names_the_other(tmp_path: Path):
         load_recipe(str(path))
     with pytest.raises(UsageError, match="this is of stage 'evla'$"):
         load_recipe(str(path), [], Other)
+
+
+TYPOS = """
+import sys
+from igrft.cli.main import run
+
+heavy = {"torch", "lerobot", "transformers"}
+for words in (
+    "train tiny/sft --stepz=5",
+    "train tiny/sft --datasets.0.rot=a",
+    "train tiny/sft --policy.type=pi06",
+    "train tiny/sftt",
+    "train tiny/eval",
+    "rollout tiny/hil --rollout.epsiodes=2",
+    "eval tiny/eval --epsiodes=2",
+    "record record --epsiodes=2",
+):
+    print(run(words.split()), sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_a_typo_is_told_before_torch_and_lerobot_are_imported():
+    found = subprocess.run([sys.executable, "-c", TYPOS], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == ["2 []"] * 8
+    told = [line.rpartition("; ")[2] for line in found.stderr.splitlines()]
+    assert told == [
+        "did you mean 'steps'?",
+        "did you mean 'root'?",
+        "did you mean 'pi05'?",
+        "did you mean 'tiny/sft'?",
+        "run: igrft eval tiny/eval",
+        "did you mean 'episodes'?",
+        "did you mean 'episodes'?",
+        "did you mean 'episodes'?",
+    ]
