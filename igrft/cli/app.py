@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from igrft.cli import demo, evaluation, publishing, record, rollouts, serving, simulation, subtasks
+from igrft.cli import clusters, demo, evaluation, publishing, record, rollouts, serving, simulation, subtasks
 from igrft.cli.options import DatasetArg, Json, Overwrite, Quiet, Source, TargetArg, count, dump, plain_overrides
 from igrft.errors import UsageError
 from igrft.extras import require
@@ -21,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 subtasks.register(app)
+clusters.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -33,7 +34,7 @@ def _global(
 
         typer.echo(f"igrft {igrft.__version__}")
         raise typer.Exit
-    takes_overrides = {"convert", "annotate", "record", "train", "rollout", "eval", "report"}
+    takes_overrides = {"convert", "annotate", "plan", "record", "train", "rollout", "eval", "report"}
     if ctx.obj and ctx.invoked_subcommand not in takes_overrides:
         raise UsageError(f"'igrft {ctx.invoked_subcommand}' takes no dotted options, got --{ctx.obj[0]}")
 
@@ -160,18 +161,26 @@ def annotate(
         bool, typer.Option("--strict", help="Stop at the first episode that cannot be labelled.")
     ] = False,
     overwrite: Overwrite = False,
+    staging: Annotated[
+        Path | None,
+        typer.Option(help="Where a TARGET that is a URL is prepared; default: $IGRFT_STAGING, or the cache."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and sent (one prompt in full); do nothing.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option(help="With --dry-run: folder for the pictures of the prompt; default: TARGET.preview")
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="On a cluster: wait for the end. Ctrl-C leaves the jobs alone.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Label a LeRobot v3.0 dataset. Run again, it resumes; changed settings redo what depends on them.
 
-    Settings of steps follow as dotted options: --steps.interaction.flow=raft_large
+    Settings of steps follow as dotted options: --steps.interaction.flow=raft_large. So does a cluster:
+    --executor.type=slurm (docs/clusters.md)
     """
     overrides = ctx.obj or []
     if dry_run:
@@ -182,17 +191,25 @@ def annotate(
         return 0
     if output is not None:
         raise UsageError("--output is for --dry-run; the labelled dataset goes to TARGET")
+    from igrft.pipeline.config import load_pipeline
     from igrft.pipeline.run import annotate as run
 
+    loaded = load_pipeline(pipeline, overrides)
+    if loaded.executor.type != "local":
+        if staging is not None:
+            raise UsageError("on a cluster set IGRFT_STAGING instead of --staging: igrft status looks there, too")
+        return clusters.submit(
+            source, target, loaded, strict=strict, overwrite=overwrite, wait=wait, as_json=as_json, quiet=quiet
+        )
     result = run(
         source,
         target,
-        pipeline=pipeline,
-        overrides=overrides,
+        pipeline=loaded,
         workers=workers,
         strict=strict,
         overwrite=overwrite,
         show_progress=not quiet,
+        staging=staging,
     )
     if as_json:
         typer.echo(dump(result.to_json()))
@@ -244,6 +261,8 @@ def train(
 
     say = (lambda line: None) if quiet else (lambda line: typer.echo(line, err=True))
     result = run(recipe, overrides, overwrite=overwrite, show_progress=not quiet, say=say)
+    if not result.main:
+        return 0
     for notice in result.notices:
         typer.echo(f"note: {notice}", err=True)
     if as_json:

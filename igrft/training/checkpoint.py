@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from igrft.dataset.locks import sync
@@ -75,8 +75,9 @@ def save(run: Path, step: int, state: RunState, *, keep: int | None, main: bool 
     Raises:
         IgrftError: the disk is full or refuses; earlier checkpoints are as they were.
     """
-    gathered = _gather(state)
-    optimizers = {name: _gather_optimizer(o) for name, o in state.optimizers.items()}
+    # Where they are spread, every process has a part in putting each together, and one keeps it.
+    gathered = _gather(state, main)
+    optimizers = {name: _gather_optimizer(o, main) for name, o in state.optimizers.items()}
     target = folder_of(run, step)
     if not main:
         return target
@@ -103,25 +104,38 @@ def save(run: Path, step: int, state: RunState, *, keep: int | None, main: bool 
     return target
 
 
-def _gather(state: RunState) -> dict[str, dict[str, Tensor]]:
-    """Tensors to write, on the CPU where they were spread over processes."""
-    module = {n: whole(p.detach()) for n, p in trainable(state.module).items()}
+def _gather(state: RunState, main: bool) -> dict[str, dict[str, Tensor]]:
+    """Tensors to write, by where they go."""
+    module = {n: _taken(p, main) for n, p in trainable(state.module).items()}
     for name, frozen in state.module.frozen().items():
-        module.update({f"{name}.{n}": whole(t) for n, t in frozen.state_dict().items()})
-    average = {} if state.ema is None else {n: whole(t) for n, t in state.ema.average.items()}
+        module.update({f"{name}.{n}": _taken(t, main) for n, t in frozen.state_dict().items()})
+    average = {} if state.ema is None else {n: _taken(t, main) for n, t in state.ema.average.items()}
     saved = average or module
     policy = {n.removeprefix("policy."): t for n, t in saved.items() if n.startswith("policy.")}
+    # Frozen weights are spread, too, and stand in no average.
+    own = state.module.policy.state_dict()
+    policy.update({n: _taken(t, main) for n, t in own.items() if n not in policy and hasattr(t, "full_tensor")})
     critic: dict[str, Tensor] = {}
     if state.module.critic is not None:
-        critic = {n: whole(t) for n, t in state.module.critic.state_dict().items()}
+        critic = {n: _taken(t, main) for n, t in state.module.critic.state_dict().items()}
         critic.update({n.removeprefix("critic."): t for n, t in saved.items() if n.startswith("critic.")})
     return {"module": module, "ema": average, "policy": policy, "critic": critic}
 
 
-def _gather_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _taken(tensor: Tensor, main: bool) -> Tensor:
+    """A tensor as it is; where it is spread over processes, whole on the main one's CPU and nothing elsewhere."""
+    if not hasattr(tensor, "full_tensor"):
+        return tensor.detach()
+    together = whole(tensor.detach())
+    return together.cpu() if main else together.new_empty(0)
+
+
+def _gather_optimizer(optimizer: torch.optim.Optimizer, main: bool) -> dict[str, Any]:
     """An optimizer's state with every tensor whole."""
     held = optimizer.state_dict()
-    state = {i: {k: whole(v) if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in held["state"].items()}
+    state = {
+        i: {k: _taken(v, main) if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in held["state"].items()
+    }
     return {"state": state, "param_groups": held["param_groups"]}
 
 
@@ -186,20 +200,19 @@ def restore(folder: Path, state: RunState) -> dict[str, Any]:
     training = folder / TRAINING
     try:
         found: dict[str, Any] = json.loads((training / STATE).read_text(encoding="utf-8"))
-        tensors = load_file(training / _MODULE)
         own: dict[str, Tensor] = dict(trainable(state.module))
         for name, frozen in state.module.frozen().items():
             own.update({f"{name}.{n}": t for n, t in frozen.state_dict().items()})
-        missing = sorted(set(own) ^ set(tensors))
-        if missing:
-            raise IgrftError(f"{training} is of another run: {missing[0]!r} stands in only one of the two")
-        with torch.no_grad():
+        # One tensor at a time: every process on a machine reads them.
+        with safe_open(training / _MODULE, "pt") as held:
+            missing = sorted(set(own) ^ set(held.keys()))
+            if missing:
+                raise IgrftError(f"{training} is of another run: {missing[0]!r} stands in only one of the two")
             for name, tensor in own.items():
-                _copy(tensor, tensors[name])
+                _copy(tensor, held.get_tensor(name))
         if state.ema is not None:
-            averages = load_file(training / _EMA)
-            spread = {n: _spread(averages[n], t) for n, t in state.ema.average.items()}
-            state.ema.load(spread, int(found["ema_updates"]))
+            with safe_open(training / _EMA, "pt") as held:
+                state.ema.load(lambda n, like: _spread(held.get_tensor(n), like), int(found["ema_updates"]))
         for name, optimizer in state.optimizers.items():
             _fill_optimizer(optimizer, training / name)
         load_scheduler_state(state.schedule, training)

@@ -26,6 +26,7 @@ from igrft.training.frames import STATES, Frames, MemoryFrames, read_matrix, rea
 from igrft.training.labels import FrameLabels, frame_labels, needs_next
 from igrft.training.mixture import BatchPlan
 from igrft.training.recipe import DatasetEntry, Recipe
+from igrft.training.world import processes_here
 
 #: Workers that are started where nobody says how many.
 _MOST_WORKERS = 16
@@ -218,7 +219,7 @@ class TrainingData:
             for part in range(accumulation)
         )
         count = (stop_step - start_step) * accumulation
-        return self._stream(parts, count, self.has_next, workers, world, device)
+        return self._stream(parts, count, self.has_next, workers, device)
 
     @property
     def has_heldout(self) -> bool:
@@ -236,6 +237,10 @@ class TrainingData:
         dataset, index = (np.concatenate(x) for x in zip(*found, strict=True))
         return dataset, index
 
+    def heldout_count(self, frames: int) -> int:
+        """How many of ``frames`` held-out frames there are to look at."""
+        return min(frames, len(self.heldout[1]))
+
     def heldout_batches(
         self,
         batch_size: int,
@@ -248,15 +253,18 @@ class TrainingData:
     ) -> Iterator[RawBatch]:
         """Evenly spaced frames of held-out episodes, without later observations; the last batch may be smaller.
 
+        Every process gets as many: where they do not divide, the last frame comes again.
+
         Args:
             frames: how many over all processes; fewer where there are not as many.
         """
         dataset, index = self.heldout
-        count = min(frames, len(index))
-        picked = ((np.arange(count) + 0.5) * len(index) / max(count, 1)).astype(np.int64)[rank::world]
+        count = self.heldout_count(frames)
+        dealt = np.minimum(np.arange(-(-count // world) * world), count - 1)[rank::world]
+        picked = ((dealt + 0.5) * len(index) / max(count, 1)).astype(np.int64)
         edges = [*range(0, len(picked), batch_size), len(picked)]
         parts = [(dataset[picked[a:b]], index[picked[a:b]]) for a, b in pairwise(edges) if b > a]
-        return self._stream(parts, len(parts), False, workers, world, device)
+        return self._stream(parts, len(parts), False, workers, device)
 
     def _stream(
         self,
@@ -264,14 +272,13 @@ class TrainingData:
         count: int,
         next_too: bool,
         workers: int | None,
-        world: int,
         device: torch.device | str,
     ) -> Iterator[RawBatch]:
         chosen = self.recipe.num_workers if workers is None else workers
         if not self.entries[0].cameras:
             chosen = 0
         elif chosen is None:
-            chosen = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // world))
+            chosen = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes_here()))
         labels = [held.labels for held in self.entries]
         return batches(self.frames, labels, parts, count, next_too=next_too, workers=chosen, device=device)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,8 @@ class Ema:
             torch._foreach_lerp_(averages, values, rate)
 
     @torch.no_grad()
-    def load(self, average: Mapping[str, Tensor], updates: int) -> None:
-        """Restore what a checkpoint held."""
+    def load(self, held: Callable[[str, Tensor], Tensor], updates: int) -> None:
+        """Restore what a checkpoint held: ``held(name, average)``, laid out as the average is."""
         self.updates = updates
         for name, value in self.average.items():
-            value.copy_(average[name])
+            value.copy_(held(name, value))

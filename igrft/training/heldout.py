@@ -12,35 +12,54 @@ from igrft.columns import ACTION
 from igrft.training.frames import ACTION_IS_PAD
 from igrft.training.inputs import Inputs
 from igrft.training.recorder import HELDOUT_COLUMNS
+from igrft.training.sharding import let_go
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from igrft.training.module import TrainingModule
 
 
 @torch.no_grad()
-def look(module: TrainingModule, inputs: Inputs, step: int, batch_size: int, frames: int) -> np.ndarray:
-    """The critic's word on evenly spread frames of held-out episodes: float64 [N, HELDOUT_COLUMNS]."""
-    assert module.critic is not None
+def look(
+    module: TrainingModule,
+    inputs: Inputs,
+    step: int,
+    batch_size: int,
+    frames: int,
+    accelerator: Accelerator | None = None,
+) -> np.ndarray:
+    """The critic's word on evenly spread frames of held-out episodes: float64 [N, HELDOUT_COLUMNS].
+
+    Every process looks at its share, and gets the rows of all.
+    """
     was_training = module.training
     module.eval()
-    actor = inputs.built.actor
+    share = {} if accelerator is None else {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    data = inputs.built.data
     rows = []
     try:
-        for raw in inputs.built.data.heldout_batches(batch_size, frames):
+        for raw in data.heldout_batches(batch_size, frames, **share):
             batch = inputs.processed({k: v for k, v in raw.observation.items() if k not in (ACTION, ACTION_IS_PAD)})
-            output = module.critic(actor.prefix(batch, module.layers).features)
+            output = module(batch)
             found: dict[str, Any] = {
                 "step": torch.full_like(raw.dataset, step),
                 "dataset": raw.dataset,
                 **raw.labels,
-                "value_trajectory": output.trajectory,
-                "value_subtask": output.subtask,
-                "interaction_probability": output.interaction_probability,
+                **{name.removeprefix("sample/"): values for name, values in output.items()},
             }
-            rows.append(torch.stack([found[n].double().cpu() for n in HELDOUT_COLUMNS], dim=1).numpy())
+            rows.append(torch.stack([found[n].double().cpu() for n in HELDOUT_COLUMNS], dim=1))
     finally:
         module.train(was_training)
-    return np.concatenate(rows) if rows else np.zeros((0, len(HELDOUT_COLUMNS)))
+        # In one piece, weights would be older than the next change to them.
+        let_go(module)
+    mine = torch.cat(rows) if rows else torch.zeros((0, len(HELDOUT_COLUMNS)), dtype=torch.float64)
+    if accelerator is None or accelerator.num_processes == 1:
+        return mine.numpy()
+    whole = accelerator.gather(mine.to(accelerator.device)).cpu().numpy()
+    # Process by process; the frames were dealt out one after the other.
+    dealt = whole.reshape(accelerator.num_processes, len(mine), -1).swapaxes(0, 1).reshape(len(whole), -1)
+    return dealt[: data.heldout_count(frames)]
 
 
 def fit(rows: np.ndarray, one_value: tuple[float, float] | None = None) -> dict[str, Any]:

@@ -23,7 +23,10 @@ from igrft.training.inputs import Inputs
 from igrft.training.lora import trainable, whole
 from igrft.training.module import StepBatch, TrainingModule
 from igrft.training.recorder import COLUMNS, HELDOUT, HELDOUT_COLUMNS, Metrics, SampleRecorder, table_of
+from igrft.training.sharding import clip as clip_spread
+from igrft.training.sharding import is_sharded
 from igrft.training.watch import CriticWatch
+from igrft.training.world import accumulation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,9 +76,11 @@ class Loop:
     def __post_init__(self) -> None:
         self.recipe = self.built.recipe
         self.inner: TrainingModule = self.accelerator.unwrap_model(self.module)
+        self.sharded = is_sharded(self.inner)
+        self.accumulation = accumulation(self.recipe, self.accelerator.num_processes)
         self.inputs = Inputs(self.built, self.accelerator.device)
         self.main = self.accelerator.is_main_process
-        self.watch = CriticWatch(self.recipe, self.inner, self.inputs, self.ema)
+        self.watch = CriticWatch(self.recipe, self.inner, self.inputs, self.ema, accelerator=self.accelerator)
         self.window = Window()
         self._follow_rate()
 
@@ -170,8 +175,9 @@ class Loop:
         figures: dict[str, Tensor] = {}
         rows = []
         for i, part in enumerate(parts):
-            last = i == len(parts) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+            # Where parameters are spread, gradients are in every part: kept whole they would fill the memory.
+            apart = self.sharded or i == len(parts) - 1
+            with contextlib.nullcontext() if apart else self.accelerator.no_sync(self.module):
                 with self.accelerator.autocast():
                     out = self.module(part.batch)
                 self.accelerator.backward(out["loss"] / len(parts))
@@ -200,7 +206,8 @@ class Loop:
     def _update(self, name: str, module: torch.nn.Module) -> Tensor:
         optimizer = self.optimizers[name]
         parameters = list(trainable(module).values())
-        norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.optimizer.clip or math.inf)
+        clip = clip_spread if self.sharded else self.accelerator.clip_grad_norm_
+        norm = clip(parameters, self.recipe.optimizer.clip or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return whole(torch.as_tensor(norm).detach()).float()
@@ -225,7 +232,7 @@ class Loop:
     def _stream(self) -> Iterator[list[Parts]]:
         """The parts of each step that this process takes."""
         recipe, accelerator = self.recipe, self.accelerator
-        world, rank, accumulation = accelerator.num_processes, accelerator.process_index, recipe.gradient_accumulation
+        world, rank, accumulation = accelerator.num_processes, accelerator.process_index, self.accumulation
         batches = self.built.data.loader(
             self.resumed_at,
             recipe.steps,
@@ -273,7 +280,7 @@ class Loop:
 
     def _held_out(self, step: int) -> dict[str, Any]:
         """The critic's fit on held-out episodes, for the step's line."""
-        size = self.recipe.batch_size // (self.accelerator.num_processes * self.recipe.gradient_accumulation)
+        size = self.recipe.batch_size // (self.accelerator.num_processes * self.accumulation)
         with self.accelerator.autocast():
             line, rows = self.watch.look(step, size, self.critic_updates > 0)
         if self.main:

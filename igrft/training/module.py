@@ -97,13 +97,18 @@ class TrainingModule(nn.Module):
             for target, source in zip(self.target_q.parameters(), self.critic.chunk_q.parameters(), strict=True):
                 target.data.lerp_(source.data, rate)
 
-    def forward(self, batch: StepBatch) -> dict[str, Tensor]:
-        """Losses and figures.
+    def forward(self, batch: StepBatch | Batch) -> dict[str, Tensor]:
+        """Losses and figures; of observations alone, what the critic says of them.
+
+        Everything that is computed goes through here: where parameters are spread over processes, they are put
+        together when a module is called.
 
         Returns:
             ``loss`` and its parts as scalars (keys without a slash), and float32 [B] figures of each sample
             without gradient under ``sample/NAME``.
         """
+        if not isinstance(batch, StepBatch):
+            return self._judged(batch)
         actor: Actor = self.__dict__["actor"]
         # Insulated and with nothing to write, the prefix learns nothing: no gradient is kept for it.
         learns = batch.targets is not None or not self.recipe.objective.insulate
@@ -135,6 +140,16 @@ class TrainingModule(nn.Module):
         out["loss"] = total if isinstance(total, Tensor) else torch.tensor(total)
         return out
 
+    @torch.no_grad()
+    def _judged(self, observation: Batch) -> dict[str, Tensor]:
+        """The critic's word on observations."""
+        assert self.critic is not None
+        actor: Actor = self.__dict__["actor"]
+        output = self.critic(actor.prefix(observation, self.layers).features)
+        names = ("trajectory", "subtask")
+        values = {f"sample/value_{name}": getattr(output, name) for name in names}
+        return values | {"sample/interaction_probability": output.interaction_probability}
+
     def _weights(self, advantage: Tensor | None, batch: StepBatch, out: dict[str, Tensor]) -> Tensor:
         if advantage is None:
             return torch.ones(batch.padded.shape[0], device=batch.padded.device)
@@ -145,7 +160,7 @@ class TrainingModule(nn.Module):
         )
         out["sample/advantage"], out["sample/weight"] = advantage, weights
         if settings.normalise_weights:
-            weights = weights / weights.mean().clamp_min(1e-6)
+            weights = weights / mean_over_processes(weights).clamp_min(1e-6)
         return weights
 
     def _critic_loss(
@@ -209,3 +224,12 @@ class TrainingModule(nn.Module):
             "interaction": interaction,
         }
         return parts, difference.detach()
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Mean over the samples of all processes, which have equally many; without gradient."""
+    mean = values.detach().mean()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mean)
+        mean /= torch.distributed.get_world_size()
+    return mean

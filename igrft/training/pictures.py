@@ -22,6 +22,7 @@ from igrft import columns as c
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 from igrft.recordings.video_facts import TOLERANCE_S
+from igrft.remote.mirror import fetch
 from igrft.training.frames import ACTION_IS_PAD, STATES, TASK, Observation, place_of
 
 _INDICES = (c.TIMESTAMP, c.FRAME_INDEX, c.EPISODE_INDEX, c.INDEX, c.TASK_INDEX)
@@ -64,6 +65,8 @@ class LeRobotFrames:
         self.next_steps = next_steps
         self._ends = dataset.from_index + dataset.lengths
         self.observed = [n for n in STATES if n in dataset.features] + list(cameras)
+        seen = tuple(f"videos/{camera}/" for camera in cameras)
+        fetch(dataset.root, lambda name: name.startswith(("data/", "images/", *seen)))
         try:
             meta = self._metadata()
             self._now = self._reader(meta, {c.ACTION: [i / meta.fps for i in range(chunk)]})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from igrft.dataset.parquet import write_text
 from igrft.errors import UsageError
 from igrft.models.devices import torch_threads
 from igrft.pipeline.workers import refuse_full_disk
-from igrft.training import checkpoint
+from igrft.training import checkpoint, sharding
 from igrft.training.ema import Ema
 from igrft.training.loop import Loop
 from igrft.training.lora import trainable
@@ -26,13 +25,17 @@ from igrft.training.recipe_file import load_recipe, read_yaml, resolved, resolve
 from igrft.training.recorder import METRICS, WANDB_ID
 from igrft.training.rules import check_recipe
 from igrft.training.setup import Built, build, effective_precision, open_data, run_folder
+from igrft.training.world import PATIENCE, accumulation, is_main, number_of_processes, once
+from igrft.training.world import told as divided
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 RECIPE = "recipe.yaml"
 #: Settings that change neither data nor results: a run goes on when they differ.
+#: (How a batch is divided changes results by rounding alone: a run goes on on more devices, or fewer.)
 _FREE = frozenset({"output_dir", "num_workers", "cpu_threads", "log_every", "save_every", "keep_checkpoints", "wandb"})
+_FREE |= frozenset({"gradient_accumulation", "sharding"})
 #: Settings that matter where a run makes rollouts, and there alone; more rounds may be asked for later.
 _OF_ROUNDS = frozenset({"environment", "rollout", "rounds"})
 _FREE_OF_ROUNDS = frozenset({"rounds.count", "rounds.workers", "rollout.reset_seconds", "rollout.help_seconds"})
@@ -45,12 +48,14 @@ class TrainResult:
     Attributes:
         resumed_at: step that an earlier run had reached; 0 where there was none.
         notices: what the user should know.
+        main: whether this process speaks for the run; of several, one does.
     """
 
     run: Path
     steps: int
     resumed_at: int = 0
     notices: list[str] = field(default_factory=list)
+    main: bool = True
 
 
 def train(
@@ -75,6 +80,22 @@ def train(
         UsageError: a wrong recipe, or a folder that holds something else.
         IgrftError: data or checkpoint that cannot be used, a loss that is not finite, a full disk, a signal.
     """
+    try:
+        return _run(recipe, overrides, overwrite, show_progress, say)
+    except UsageError:
+        if is_main():
+            raise
+        # Every process finds the same fault; one says so.
+        raise SystemExit(2) from None
+
+
+def _run(
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str],
+    overwrite: bool,
+    show_progress: bool,
+    say: Callable[[str], None],
+) -> TrainResult:
     name = recipe.stage if isinstance(recipe, Recipe) else str(recipe)
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), overrides)
     if makes_rollouts(loaded):
@@ -98,7 +119,7 @@ def _rounds(recipe: Recipe, run: Path, overwrite: bool, show_progress: bool, say
     """Every round of Stage III in one folder."""
     from igrft.rollouts.rounds import clear, done, run_rounds
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if number_of_processes() > 1:
         raise UsageError(
             "rounds are run by one process; on several GPUs run igrft rollout and igrft annotate, then "
             "igrft train with --datasets.1.root=ROLLOUTS"
@@ -122,16 +143,22 @@ def _rounds(recipe: Recipe, run: Path, overwrite: bool, show_progress: bool, say
 
 def _train(loaded: Recipe, run: Path, overwrite: bool, show_progress: bool) -> TrainResult:
     accelerator = make_accelerator(loaded)
+    accumulation(loaded, accelerator.num_processes)
     stale = _is_stale(run, loaded, overwrite) or overwrite
     accelerator.wait_for_everyone()
-    with _locked(run) if accelerator.is_main_process else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        if accelerator.is_main_process:
+            once(accelerator, lambda: held.enter_context(_locked(run)))
+        else:
+            once(accelerator, lambda: None)
         newest = None if stale else checkpoint.newest(run)
         data = open_data(loaded, newest)
         done = _step_of(newest)
         if done >= loaded.steps:
             told = f"already trained: {loaded.steps} of {loaded.steps} steps; --overwrite starts anew"
-            return TrainResult(run, loaded.steps, done, [told])
-        built = build(loaded, data, device=str(accelerator.device), resume=newest)
+            return TrainResult(run, loaded.steps, done, [told], accelerator.is_main_process)
+        # Without its number: that of this process is PyTorch's current one, and a checkpoint names what any has.
+        built = build(loaded, data, device=accelerator.device.type, resume=newest)
         loop = make_loop(built, accelerator, run, show_progress)
         accelerator.wait_for_everyone()
         if newest is not None:
@@ -145,56 +172,50 @@ def _train(loaded: Recipe, run: Path, overwrite: bool, show_progress: bool) -> T
         except OSError as error:
             refuse_full_disk(error)
             raise
-    return TrainResult(run, loaded.steps, loop.resumed_at, [*data.warnings, *built.notices])
+    notices = [*data.warnings, *built.notices]
+    if accelerator.num_processes > 1:
+        notices.append(divided(loaded, accelerator.num_processes))
+    return TrainResult(run, loaded.steps, loop.resumed_at, notices, accelerator.is_main_process)
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """accelerate, in the precision that the recipe or, as in LeRobot, the policy's dtype asks for."""
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     policy = recipe.policy
     precision = effective_precision(recipe, policy) if policy is not None else recipe.precision or "no"
-    plugin: dict[str, Any] = {}
-    if recipe.sharding == "fsdp":
-        plugin["fsdp_plugin"] = fsdp_plugin()
     return Accelerator(
         mixed_precision=precision,
         cpu=policy is not None and policy.device == "cpu",
         step_scheduler_with_optimizer=False,
-        # The language model's last layer has no part in the flow loss, and adapters may be off.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        **plugin,
-    )
-
-
-def fsdp_plugin() -> Any:
-    """FSDP2: parameters, gradients, optimizer and averages are spread over the processes.
-
-    Between forward and backward the weights stay whole: keys and values leave a layer beside its output, and
-    gradients that come back through them alone would find its weights gone.
-    """
-    from accelerate import FullyShardedDataParallelPlugin
-
-    return FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1_000_000, reshard_after_forward=False
+        kwargs_handlers=[
+            # The language model's last layer has no part in the flow loss, and adapters may be off.
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
 
 
 def make_loop(built: Built, accelerator: Accelerator, run: Path, show: bool) -> Loop:
-    """Optimizers, schedules and averages, all prepared."""
-    recipe = built.recipe
-    optimizers = {"actor": _adamw(built.module.policy, recipe, recipe.optimizer.learning_rate, accelerator)}
+    """Optimizers, schedules and averages; the module replicated, or spread, over the processes."""
+    recipe, module = built.recipe, built.module
+    spread = sharding.asked_for(recipe) and accelerator.num_processes > 1
+    if spread:
+        sharding.shard(module, accelerator)
+    optimizers = {"actor": _adamw(module.policy, recipe, recipe.optimizer.learning_rate, accelerator)}
     if built.critic is not None:
         optimizers["critic"] = _adamw(built.critic, recipe, recipe.critic.learning_rate, accelerator)
     schedule = _schedule(optimizers["actor"], recipe)
-    names = list(optimizers)
-    module, *prepared = accelerator.prepare(built.module, *optimizers.values())
-    optimizers = {n: getattr(o, "optimizer", o) for n, o in zip(names, prepared, strict=True)}
+    prepared: Any = module
+    if not spread:
+        names = list(optimizers)
+        prepared, *wrapped = accelerator.prepare(module, *optimizers.values())
+        optimizers = {n: getattr(o, "optimizer", o) for n, o in zip(names, wrapped, strict=True)}
     ema = None
     if recipe.optimizer.ema is not None:
-        ema = Ema(accelerator.unwrap_model(module), recipe.optimizer.ema, recipe.optimizer.ema_device)
-    return Loop(built, accelerator, run, module, optimizers, schedule, ema, show=show)
+        ema = Ema(module, recipe.optimizer.ema, recipe.optimizer.ema_device)
+    return Loop(built, accelerator, run, prepared, optimizers, schedule, ema, show=show)
 
 
 def _adamw(module: torch.nn.Module, recipe: Recipe, rate: float, accelerator: Accelerator) -> torch.optim.Optimizer:

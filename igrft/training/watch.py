@@ -13,6 +13,8 @@ from igrft.training.inputs import Inputs
 from igrft.training.labels import reward_weights
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from igrft.training.ema import Ema
     from igrft.training.module import TrainingModule
     from igrft.training.recipe import Recipe
@@ -26,6 +28,7 @@ class CriticWatch:
         stopped: step at which the critic was stopped, or None.
         best_fit: mean R² of the best evaluation so far; -inf before the first that is defined.
         best_step: its step.
+        accelerator: where several processes look together.
     """
 
     recipe: Recipe
@@ -35,6 +38,7 @@ class CriticWatch:
     stopped: int | None = None
     best_fit: float = -math.inf
     best_step: int = 0
+    accelerator: Accelerator | None = None
 
     def due(self, step: int) -> bool:
         """Whether the critic is looked at after this step."""
@@ -51,7 +55,8 @@ class CriticWatch:
         Returns:
             What to add to the step's line of metrics, and the rows of :func:`igrft.training.heldout.look`.
         """
-        rows = heldout.look(self.module, self.inputs, step, batch_size, self.recipe.critic.evaluate_frames)
+        frames = self.recipe.critic.evaluate_frames
+        rows = heldout.look(self.module, self.inputs, step, batch_size, frames, self.accelerator)
         one_value = reward_weights(self.recipe) if self.recipe.objective.type == "iql" else None
         found = heldout.fit(rows, one_value)
         line: dict[str, Any] = {"heldout": found}

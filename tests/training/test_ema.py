@@ -112,7 +112,7 @@ def test_a_restored_average_goes_on_as_if_never_stopped():
         module.put(value)
         ema.update()
     other = Ema(module, 0.9)
-    other.load(held, 3)
+    other.load(lambda name, _: held[name], 3)
     for value in values[3:]:
         module.put(value)
         other.update()

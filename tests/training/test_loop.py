@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import pytest
 import torch
 from helpers import small_disk, tree_digest
 from safetensors.torch import load_file
-from tiny_recipe import TINY
 from training_sets import edit_column
 
 from igrft.errors import IgrftError, UsageError
@@ -162,40 +159,6 @@ def test_accumulated_parts_equal_the_whole_batch(make_recipe, tmp_path) -> None:
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
     one, four = weights(tmp_path / "one"), weights(tmp_path / "four")
     assert all(torch.allclose(one[k], four[k], atol=2e-4) for k in one)
-
-
-TWO = """
-import json, sys, torch
-torch.set_num_threads(1)
-from igrft.training.recipe_file import recipe_from
-from igrft.training.run import train
-train(recipe_from(json.loads(sys.argv[1])))
-"""
-
-
-def test_two_processes_get_the_losses_of_one_with_the_double_batch(make_recipe, labelled, tmp_path) -> None:
-    """Each of two takes 4 samples of a batch of 8."""
-    value = {**json.loads(json.dumps(TINY)), "datasets": [{"root": str(labelled)}], "steps": 4, "save_every": 4}
-    value["objective"]["type"] = "ig_awr"
-    value["output_dir"] = str(tmp_path / "two")
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29571", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, json.dumps(value)], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    train(make_recipe("objective.type=ig_awr", "steps=4", "save_every=4", output_dir=str(tmp_path / "one")))
-    one = [x for x in lines(tmp_path / "one") if "loss" in x]
-    two = [x for x in lines(tmp_path / "two") if "loss" in x]
-    assert len(one) == len(two) == 4
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys()
-        for key in ("loss", "loss_flow", "loss_critic", "grad_norm", "advantage_mean", "weight_mean"):
-            assert a[key] == pytest.approx(b[key], rel=1e-4), key
-    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert all(torch.allclose(first[k], second[k], atol=1e-5) for k in first)
-    rows = [pq.read_table(tmp_path / n / "diagnosis/samples") for n in ("one", "two")]
-    assert rows[0].num_rows == rows[1].num_rows == 32
 
 
 def test_the_critic_stops_at_its_best_held_out_fit(make_recipe, tmp_path, monkeypatch) -> None:
