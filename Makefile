@@ -3,6 +3,8 @@
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := $(UV) run --no-sync
 DEMO := out/demo
+# Tests side by side, one a core; each takes up to 3 GiB.
+WORKERS ?= 2
 
 # Models and datasets are never fetched; compiled bytecode makes every start after the first quick.
 export HF_HUB_OFFLINE := 1
@@ -25,8 +27,9 @@ demo-recording: sync
 	@echo "The report, to be opened in a browser:"
 	@$(RUN) igrft report $(DEMO)-recording/labelled --output $(DEMO)-recording/report
 
+# A worker goes through neighbouring tests, which share what they import and make, and helps the other out at the end.
 test: sync lint
-	$(RUN) pytest
+	$(RUN) pytest -n $(WORKERS) --dist worksteal
 
 test-slow: sync
 	$(RUN) pytest -m slow -s
