@@ -93,7 +93,9 @@ def _wrong_usage(error: Exception) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"igrft: {message}", file=sys.stderr)
+    from igrft.remote.mirror import shown
+
+    print(f"igrft: {shown(message)}", file=sys.stderr)
     return status
 
 

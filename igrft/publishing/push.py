@@ -17,6 +17,7 @@ from igrft.publishing.files import CARD, Selection, Sent, dataset_files, run_fil
 from igrft.publishing.hub import MAIN, Repository
 from igrft.publishing.model_facts import RunCheckpoint, find_checkpoint, model_card_data, model_facts
 from igrft.publishing.pictures import episode_pictures
+from igrft.remote.mirror import fetch
 from igrft.reports.inspect import inspect
 from igrft.reports.run.read import refuse_neither
 from igrft.reports.text import plural
@@ -164,6 +165,8 @@ def push(
     template = None if card is None else find_card(card)
     words = {"repo_id": repo_id, "revision": revision, "title": title or repo_id.split("/")[1]}
     dataset = open_dataset(dataset_or_run) if run is None else None
+    if dataset is not None:
+        fetch(dataset.root, lambda name: True)
     repository: Repository | None = None
     if not dry_run:
         kind = "dataset" if run is None else "model"

@@ -24,6 +24,7 @@ from igrft.recordings.detect import (
 from igrft.recordings.options import Options, Outcome, Warnings
 from igrft.recordings.quiet import one_line_errors
 from igrft.recordings.staging import open_staging, refuse_overlap
+from igrft.remote.urls import is_url
 
 if TYPE_CHECKING:
     from igrft.recordings.streams.look import DryRun
@@ -103,7 +104,7 @@ def convert(
         raise UsageError(
             f"{source} is a recording, not a simulation; leave out the options of simulated demonstrations"
         )
-    place = None if simulated else locate(source, what="SOURCE")
+    place = None if simulated else locate(source, what="SOURCE", whole=True)
     if place is not None:
         refuse_overlap(place, goal)
     found = METAWORLD if place is None else detect(place, format)
@@ -177,7 +178,7 @@ def dry_run(
 
     if is_simulation(source):
         raise UsageError("a simulation has nothing to look at before it runs; leave out --dry-run")
-    place = locate(source, what="SOURCE")
+    place = locate(source, what="SOURCE", whole=True)
     refuse_overlap(place, Path(target).expanduser().resolve())
     found = detect(place, format)
     options = Options(fps, task, robot_type, mapping=None if mapping is None else str(mapping))
@@ -199,6 +200,8 @@ def _record(found: str, source: str, place: Path | None, outcome: Outcome, warni
 
     # A dataset of the Hub lies in the cache under the name of its commit; its id says more.
     name = place.resolve().name if place is not None and Path(source).expanduser().exists() else source
+    if place is not None and is_url(source):
+        name = place.name
     convert: dict[str, Any] = {"format": found, "source": {"name": name}, "set_aside": outcome.set_aside}
     if outcome.kept != [str(i) for i in range(len(outcome.kept))]:
         convert["episode_map"] = {str(new): old for new, old in enumerate(outcome.kept)}

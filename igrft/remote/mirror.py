@@ -97,7 +97,8 @@ def mirror(url: str, *, what: str, whole: bool = False, tables: bool = True, sto
         raise UsageError(f"{what} {store.url} holds nothing; check the URL")
     found = _made(store, entries)
     _STORES[os.getpid(), found.url] = store
-    whole = whole or store.in_this_process
+    # What no other process sees cannot be fetched by one; and of a single file there is no reading in part.
+    whole = whole or store.in_this_process or "" in found.entries
     cache.touch(found.root.parent)
     _put_in_place(found, [e for e in found.entries.values() if is_metadata(e.name)])
     if whole:
@@ -337,6 +338,18 @@ def _put_in_place(found: Manifest, entries: Iterable[Entry]) -> None:
         except OSError:
             shutil.copyfile(blob, temporary)
         os.replace(temporary, path)
+
+
+def called(root: Path) -> str:
+    """A dataset's folder as the user knows it: a mirror by its URL."""
+    found = manifest_of(root)
+    return str(root) if found is None else found.url
+
+
+def beside(root: Path, ending: str) -> Path:
+    """A folder for what is made of a dataset: beside it, or, of a mirror, in the working directory."""
+    root = root.resolve()
+    return (root if manifest_of(root) is None else Path.cwd() / root.name).with_name(f"{root.name}{ending}")
 
 
 def _digest(value: object) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from igrft import columns as c
 from igrft.dataset.labels import open_dataset
 from igrft.dataset.reader import DatasetReader
+from igrft.remote.mirror import called
 from igrft.reports.rollouts.record import read_rollouts
 from igrft.reports.rollouts.section import counted, human_share, is_rolled_out, reasons
 from igrft.reports.summary import EpisodeSummary, left_out_reasons, summarise
@@ -69,7 +70,7 @@ def _totals(dataset: DatasetReader, rows: Sequence[EpisodeSummary]) -> dict[str,
     known = [r.success for r in rows if r.success is not None and r.set_aside is None]
     record = dataset.igrft or {}
     return {
-        "root": str(dataset.root),
+        "root": called(dataset.root),
         "episodes": len(rows),
         "frames": dataset.num_frames,
         "hours": dataset.num_frames / dataset.fps / 3600,

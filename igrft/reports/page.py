@@ -14,6 +14,7 @@ from igrft.dataset.parquet import write_text
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError, IgrftError, UsageError
 from igrft.progress import progress as progress_bar
+from igrft.remote.mirror import beside
 from igrft.reports import overview, palette
 from igrft.reports.episode_chart import EpisodeChart
 from igrft.reports.pictures import Strip, film_strip
@@ -71,7 +72,7 @@ def report(
     Args:
         dataset: a LeRobot v3.0 dataset, labelled or not; its folder, or an open reader.
         output: a folder (the page is ``index.html`` in it) or a file ending in ``.html``; None is
-            the folder ``NAME.report`` beside the dataset.
+            the folder ``NAME.report`` beside the dataset, or in the working directory for one on a store.
         episodes: ``episode_index`` of those to show; None chooses up to ``max_episodes``.
         overrides: settings of the stagnation monitor that is replayed where there is a value, as
             ``monitor.window=2.0``; the others are those of the recording.
@@ -106,8 +107,7 @@ def report(
 
 def _path(dataset: DatasetReader, output: Path | None) -> Path:
     if output is None:
-        root = dataset.root.resolve()
-        output = root.with_name(f"{root.name}.report")
+        output = beside(dataset.root, ".report")
     return page_path(output)
 
 

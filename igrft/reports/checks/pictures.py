@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from igrft.errors import IgrftError
+from igrft.remote.mirror import here, is_there
 from igrft.reports.checks.findings import Context
 from igrft.reports.checks.videos import SAMPLES, report_black
 
@@ -51,7 +52,7 @@ def _brightness(context: Context, value: Any) -> float | None:
     data = (value or {}).get("bytes") if isinstance(value, dict) else value
     if data is None and isinstance(value, dict) and value.get("path"):
         path = context.dataset.root / value["path"]
-        data = path.read_bytes() if path.is_file() else None
+        data = here(path).read_bytes() if is_there(path) else None
     if not data:
         return None
     picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_4)

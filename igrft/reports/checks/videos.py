@@ -12,6 +12,7 @@ import numpy as np
 from igrft.dataset.files import INFO
 from igrft.errors import EpisodeError, IgrftError
 from igrft.recordings.video_facts import TOLERANCE_S, frame_times, video_facts
+from igrft.remote.mirror import here, is_there
 from igrft.reports.checks.decode import Damage, Shown, decode_all, decode_at
 from igrft.reports.checks.findings import Context
 
@@ -107,11 +108,11 @@ def _file(
     """Check one file; return the greatest brightness by episode, of those looked at."""
     name = path.relative_to(context.dataset.root)
     everyone = [h.episode for h in held]
-    if not path.is_file():
+    if not is_there(path):
         _say(context, everyone, f"{name} is missing; restore it from the source")
         return {}
     try:
-        facts = video_facts(path)
+        facts = video_facts(here(path))
         times = frame_times(path)
     except EpisodeError as error:
         _say(context, everyone, f"{error}; restore {name} from the source")

@@ -9,6 +9,7 @@ import numpy as np
 
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import EpisodeError
+from igrft.remote.mirror import here
 from igrft.steps.interaction.robot_mask.step import ROBOT_MASK, RobotMask
 
 
@@ -21,7 +22,7 @@ def kept(dataset: DatasetReader, row: int, step_type: str) -> tuple[dict[str, np
 
     from igrft.pipeline.staging import read_entries
 
-    path = dataset.root / "meta" / "igrft" / f"{step_type}.arrow"
+    path = here(dataset.root / "meta" / "igrft" / f"{step_type}.arrow")
     if not path.is_file():
         return None
     try:
