@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import random
 import re
 import shutil
 import signal
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from processes import free_ports, has_environment, kill, kill_all, release_guard, start_guard
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 #: Seconds without an answer after which the controller gives a node up.
@@ -117,14 +117,12 @@ def slurm_cluster(*nodes: Node, **settings: str | int | None) -> Iterator[SlurmC
     # Sockets' paths may have 107 bytes, which pytest's folders come near to.
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     cluster = SlurmCluster(folder, nodes or DEFAULT_NODES, settings)
-    guard = _start_guard(folder)
+    guard = start_guard(__file__, folder)
     try:
         cluster.start()
         yield cluster
     finally:
-        assert guard.stdin is not None
-        guard.stdin.close()  # it stops the cluster
-        guard.wait()
+        release_guard(guard)
 
 
 class SlurmCluster:
@@ -164,13 +162,13 @@ class SlurmCluster:
 
     def kill_controller(self) -> None:
         """As a crash would: what it had not saved yet is lost, jobs go on."""
-        _kill([psutil.Process(self._daemons["slurmctld"].pid)])
+        kill([psutil.Process(self._daemons["slurmctld"].pid)])
         self._daemons.pop("slurmctld").wait()
 
     def kill_node(self, name: str) -> None:
         """As a power cut would: the daemon, the steps and the jobs' programs of this node end at once, unheard."""
         daemon = self._daemons.pop(self._by_name[name].name)
-        _kill([psutil.Process(daemon.pid)])
+        kill([psutil.Process(daemon.pid)])
         daemon.wait()
         _kill_node_processes(self.folder, name)
 
@@ -275,7 +273,7 @@ class SlurmCluster:
         key = folder / "munge" / "key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
-        ports = _free_ports(1 + len(self.nodes))
+        ports = free_ports(1 + len(self.nodes))
         conf: dict[str, str | int | None] = {
             **SETTINGS,
             "SlurmctldHost": f"{socket.gethostname()}(127.0.0.1)",
@@ -312,17 +310,6 @@ def _path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
-def _free_ports(count: int) -> list[int]:
-    """Below the ports that the kernel deals out, so that a node that is down finds its own free when it returns."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.SystemRandom().randint(10000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-    return found
-
-
 def _job(line: str) -> Job:
     found = dict(re.findall(r"([A-Z][\w:/]*)=(.*?)(?= [A-Z][\w:/]*=|$)", line))
     array = found.get("ArrayJobId", "")
@@ -340,69 +327,26 @@ def _job(line: str) -> Job:
     )
 
 
-# -- ending processes
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    """Them and all that they started, at one moment: none may see another end and report it."""
-    doomed: dict[int, psutil.Process] = {}
-    waiting = list(processes)
-    while waiting:
-        process = waiting.pop()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.pid not in doomed:
-                process.suspend()  # it starts no more
-                doomed[process.pid] = process
-                waiting.extend(process.children())
-    for process in doomed.values():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    # One whose parent has not asked for its status yet is as good as gone.
-    while any(_lives(process) for process in doomed.values()):
-        time.sleep(0.02)
-
-
 def _kill_node_processes(folder: Path, node: str) -> None:
     """Steps are known by the log that they write; they overwrite their environment, which tells jobs' programs."""
     log, conf = str(folder / "log" / f"{node}.log"), str(folder / "slurm.conf")
 
     def belongs(process: psutil.Process) -> bool:
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.name().startswith("slurm"):
-                return any(file.path == log for file in process.open_files())
-            env = process.environ()
-            return env.get("SLURM_CONF") == conf and env.get("SLURMD_NODENAME") == node
-        return False
+        if process.name().startswith("slurm"):
+            return any(file.path == log for file in process.open_files())
+        return has_environment(process, SLURM_CONF=conf, SLURMD_NODENAME=node)
 
-    while found := [process for process in psutil.process_iter() if belongs(process) and _lives(process)]:
-        _kill(found)
-
-
-def _lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
+    kill_all(belongs)
 
 
 def _stop(folder: Path) -> None:
     """All of a cluster, and its folder."""
     conf = str(folder / "slurm.conf")
-    daemons = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.name() in ("munged", "slurmctld", "slurmd") and process.environ().get("SLURM_CONF") == conf:
-                daemons.append(process)
-    _kill(daemons)
+    daemons = ("munged", "slurmctld", "slurmd")
+    kill_all(lambda process: process.name() in daemons and has_environment(process, SLURM_CONF=conf))
     for spool in (folder / "spool").glob("*"):
         _kill_node_processes(folder, spool.name)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start_guard(folder: Path) -> subprocess.Popen[bytes]:
-    """A process that stops the cluster when its input ends: when it is told to, or when this process is gone."""
-    return subprocess.Popen(
-        [sys.executable, __file__, "--guard", str(folder)], stdin=subprocess.PIPE, start_new_session=True
-    )
 
 
 def main() -> None:
