@@ -132,6 +132,34 @@ def messages(episode: int = 0, seconds: float = 1.0, fps: float = 10) -> list[Se
     return out
 
 
+def scene(episode: int, frame: int, camera: int = 0) -> np.ndarray:
+    """What a fixed camera sees: a wall that stays and a block that crosses it, uint8 [48, 64, 3]."""
+    wall = np.random.default_rng(camera).integers(60, 200, (12, 16, 3), np.uint8)
+    out = cv2.resize(wall, (64, 48), interpolation=cv2.INTER_CUBIC)
+    left = 2 + frame % 44
+    out[18:30, left : left + 14] = (230, 30 + 40 * (episode % 4), 30)
+    return out
+
+
+def galaxea_messages(arm: int = 6, frames: int = 10) -> list[Sent]:
+    """What Galaxea's drivers publish: two arms of ``arm`` joints; no camera on the right wrist, no torso."""
+    out: list[Sent] = []
+    for frame in range(frames):
+        t = 0.05 + frame / 10
+        out.append(compressed("/hdas/camera_head/left_raw/image_raw_color/compressed", t, picture(0, frame)))
+        out.append(raw("/hdas/camera_wrist_left/color/image_raw", t + 0.01, picture(0, frame, 1)))
+    for i in range(5 * frames + 5):
+        t = i / 50
+        for side, sign in (("left", 1), ("right", -1)):
+            names = [f"joint{n}" for n in range(arm)]
+            out.append(joints(f"/hdas/feedback_arm_{side}", t, sign * (t + np.arange(arm)), names))
+            out.append(joints(f"/hdas/feedback_gripper_{side}", t, [50 * sign]))
+            if i % 10 == 0:
+                out.append(joints(f"/motion_target/target_joint_state_arm_{side}", t, sign * np.full(arm, t)))
+                out.append(joints(f"/motion_target/target_position_gripper_{side}", t, [100]))
+    return out
+
+
 def in_order(sent: list[Sent]) -> list[Sent]:
     return sorted(sent, key=lambda m: m.log)
 

@@ -405,21 +405,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, mapping: Path, monkeypat
 @pytest.mark.parametrize("kind", ["ros1", "mcap"])
 def test_galaxea(tmp_path: Path, kind: str, arm: int) -> None:
     """Two arms of six or seven joints, compressed head camera, raw wrist camera on the left only."""
-    sent: list[s.Sent] = []
-    for frame in range(10):
-        t = 0.05 + frame / 10
-        sent.append(s.compressed("/hdas/camera_head/left_raw/image_raw_color/compressed", t, picture(0, frame)))
-        sent.append(s.raw("/hdas/camera_wrist_left/color/image_raw", t + 0.01, picture(0, frame, 1)))
-    for i in range(55):
-        t = i / 50
-        for side, sign in (("left", 1), ("right", -1)):
-            names = [f"joint{n}" for n in range(arm)]
-            sent.append(s.joints(f"/hdas/feedback_arm_{side}", t, sign * (t + np.arange(arm)), names))
-            sent.append(s.joints(f"/hdas/feedback_gripper_{side}", t, [50 * sign]))
-            if i % 10 == 0:
-                sent.append(s.joints(f"/motion_target/target_joint_state_arm_{side}", t, sign * np.full(arm, t)))
-                sent.append(s.joints(f"/motion_target/target_position_gripper_{side}", t, [100]))
-    s.BAGS[kind](tmp_path / "bags", "a", sent)
+    s.BAGS[kind](tmp_path / "bags", "a", s.galaxea_messages(arm))
     result = run(tmp_path / "bags", tmp_path / "out", "galaxea")
     assert (result.episodes, result.frames, result.set_aside) == (1, 10, {})
     assert any("wrist_right goes without" in w for w in result.warnings)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import stream_sets as s
 from foxglove import messages
 from recording_sets import igrft_json, info_json, open_in_lerobot, picture, rows, shown
+from rosbags.typesys import get_types_from_msg
 
 from igrft.errors import IgrftError
 from igrft.recordings.convert import ConvertResult, convert
@@ -120,6 +123,23 @@ def test_video_of_foxglove_in_ros(tmp_path: Path, kind: str) -> None:
     result = run(tmp_path / "in", tmp_path / "out", f"{VIDEO}\nclock: {CAMERA}")
     assert (result.frames, result.set_aside) == (10, {})
     assert near(open_in_lerobot(tmp_path / "out")[9], CAMERA, picture(0, 9))
+
+
+def test_a_ros2_bag_without_definitions(tmp_path: Path) -> None:
+    """As SQLite's were up to ROS 2 Humble: Foxglove's video is known, a message of one's own is said to be unknown."""
+    s.ROS2.register(get_types_from_msg("std_msgs/Header header\nfloat64[] q\n", "own_msgs/msg/Arm"))
+    sent = s.video_messages("/cam", f.packets(shots(10)), delay=0.03)
+    sent += [s.Sent("/arm", "own_msgs/msg/Arm", t / 10, t / 10, {"q": np.array([1.0])}) for t in range(10)]
+    bag = s.write_ros2(tmp_path / "a", sent)
+    with closing(sqlite3.connect(next(bag.glob("*.db3")))) as database, database:
+        database.execute("drop table message_definitions")
+        database.execute("update schema set schema_version = 3")
+    told = bag / "metadata.yaml"
+    told.write_text(told.read_text().replace("version: 9", "version: 5"))
+    result = run(bag, tmp_path / "out", VIDEO)
+    assert result.frames == 10 and near(open_in_lerobot(tmp_path / "out")[9], CAMERA, picture(0, 9))
+    with pytest.raises(IgrftError, match=r"a carries no definition of own_msgs/msg/Arm, which /arm holds; add it with"):
+        run(bag, tmp_path / "never", f"features: {{{CAMERA}: /cam, action: /arm}}")
 
 
 def test_broken_videos(tmp_path: Path) -> None:

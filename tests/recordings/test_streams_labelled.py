@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import recording_sets
@@ -35,20 +34,11 @@ LABELS = (
 )
 
 
-def scene(episode: int, frame: int, camera: int = 0) -> np.ndarray:
-    """What a fixed camera sees: a wall that stays and a block that crosses it, uint8 [48, 64, 3]."""
-    wall = np.random.default_rng(camera).integers(60, 200, (12, 16, 3), np.uint8)
-    out = cv2.resize(wall, (64, 48), interpolation=cv2.INTER_CUBIC)
-    left = 2 + frame % 44
-    out[18:30, left : left + 14] = (230, 30 + 40 * (episode % 4), 30)
-    return out
-
-
 @pytest.fixture(autouse=True)
 def scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writers draw scenes: what they draw else tells frames apart and looks like no camera's picture."""
     for module in (s, recording_sets):
-        monkeypatch.setattr(module, "picture", scene)
+        monkeypatch.setattr(module, "picture", s.scene)
 
 
 def bags(kind: str) -> Callable[[Path], dict[str, Any]]:

@@ -123,8 +123,14 @@ class RosBag:
                 yield Message(connection.topic, log, data)
 
     def decode(self, message: Message) -> Any:
+        msgtype = self.topics[message.topic].msgtype
+        if msgtype not in self._reader.typestore.fielddefs:
+            raise EpisodeError(
+                f"{self._path.name} carries no definition of {msgtype}, which {message.topic} holds; "
+                "add it with: ros2 bag convert, to MCAP"
+            )
         with reading(self._path):
-            return self._reader.deserialize(message.data, self.topics[message.topic].msgtype)
+            return self._reader.deserialize(message.data, msgtype)
 
     def stamp(self, message: Message) -> int | None:
         with reading(self._path):
