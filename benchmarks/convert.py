@@ -2,8 +2,10 @@
 
     python benchmarks/convert.py [--seconds 30] [--runs 3] [--memory]
 
-Bare: the JPEGs already in memory, a thread a camera that decodes each (cv2) and feeds the encoder that ``convert``
-uses, nothing else. Convert: the whole of it, from the file to a dataset in its place. Both in one process, in turns.
+Bare: the JPEGs already in memory, a thread a camera that decodes each and feeds the encoder that ``convert`` uses,
+nothing else; once to RGB by OpenCV, as is usual, and once as ``convert`` decodes. Convert: the whole of it, from the
+file to a dataset in its place, LeRobot already imported. All in one process, in turns. Seconds of all cores together
+(CPU) say more than those of the clock where something else runs.
 ``--memory`` converts a recording and one four times as long, each in a process of its own, and gives their peaks.
 The pictures are those of the real recording that comes with the repository.
 """
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -67,40 +70,52 @@ def write(folder: Path, seconds: int, shots: list[np.ndarray]) -> Path:
     return s.write_mcap(folder / "recording.mcap", sent, chunk=1 << 22)
 
 
-def bare(folder: Path, seconds: int, shots: list[np.ndarray]) -> float:
-    """Seconds that decoding and encoding take by themselves."""
+Seconds = tuple[float, float]
+
+
+def timed(work: Callable[[], object]) -> Seconds:
+    """Seconds of the clock, and of all cores together."""
+    began, used = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - began, time.process_time() - used
+
+
+def bare(folder: Path, seconds: int, shots: list[np.ndarray], *, by_opencv: bool) -> None:
+    """Decode and encode, and nothing else."""
     import av
     import cv2
 
     from igrft.recordings.streams.encode import encoder
+    from igrft.recordings.streams.jpeg import JpegDecoder
 
     settings = encoder()
-    options = settings.get_codec_options(max(1, (os.cpu_count() or 1) // len(CAMERAS)), as_strings=True)
+    options = settings.options(max(1, (os.cpu_count() or 1) // len(CAMERAS)))
 
     def one(number: int) -> None:
+        decode = JpegDecoder()
         with av.open(str(folder / f"bare_{number}.mp4"), "w") as container:
             stream = container.add_stream(settings.vcodec, FPS, options=options)
-            stream.width, stream.height, stream.pix_fmt = 640, 480, settings.pix_fmt
+            stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
             for i in range(seconds * FPS):
-                picture = cv2.imdecode(shots[(i + 40 * number) % len(shots)], cv2.IMREAD_COLOR)
-                frame = av.VideoFrame.from_ndarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), format="rgb24")
+                shot = shots[(i + 40 * number) % len(shots)]
+                if by_opencv:
+                    picture = cv2.cvtColor(cv2.imdecode(shot, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+                    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                else:
+                    frame = decode(shot).frame
                 frame.pts, frame.time_base = i, Fraction(1, FPS)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
 
-    began = time.perf_counter()
     with ThreadPoolExecutor(len(CAMERAS)) as pool:
         list(pool.map(one, range(len(CAMERAS))))
-    return time.perf_counter() - began
 
 
-def converted(path: Path, target: Path) -> float:
-    """Seconds that ``convert`` takes."""
+def converted(path: Path, target: Path) -> None:
+    """Convert the whole recording."""
     from igrft.recordings.convert import convert
 
-    began = time.perf_counter()
     convert(path, target, mapping=path.parent / "mapping.yaml", progress=False, overwrite=True)
-    return time.perf_counter() - began
 
 
 def peak(path: Path, target: Path) -> float:
@@ -126,13 +141,25 @@ def main() -> None:
         path = write(folder, given.seconds, shots)
         frames = len(CAMERAS) * given.seconds * FPS
         converted(path, folder / "out")  # imports, caches
-        pairs = [(bare(folder, given.seconds, shots), converted(path, folder / "out")) for _ in range(given.runs)]
-        ratio = statistics.median(one / other for one, other in pairs)
-        print(f"{frames} pictures, {path.stat().st_size / 2**20:.0f} MiB, {os.cpu_count()} cores")
-        for label, times in (("bare decode and encode", [p[0] for p in pairs]), ("convert", [p[1] for p in pairs])):
-            best = statistics.median(times)
-            print(f"{label}: {best:.2f} s, {frames / best:.0f} pictures/s (of {', '.join(f'{t:.2f}' for t in times)})")
-        print(f"convert runs at {ratio:.2f} of the bare speed (median of {given.runs} pairs; the aim is 0.8)")
+        works: dict[str, Callable[[], object]] = {
+            "bare, RGB by OpenCV": lambda: bare(folder, given.seconds, shots, by_opencv=True),
+            "bare, as convert decodes": lambda: bare(folder, given.seconds, shots, by_opencv=False),
+            "convert": lambda: converted(path, folder / "out"),
+        }
+        runs = [{label: timed(work) for label, work in works.items()} for _ in range(given.runs)]
+        print(
+            f"{frames} pictures, {path.stat().st_size / 2**20:.0f} MiB, {os.cpu_count()} cores, "
+            f"load {os.getloadavg()[0]:.1f}"
+        )
+        for label in works:
+            wall, cpu = (statistics.median(run[label][i] for run in runs) for i in (0, 1))
+            speed = [statistics.median(run[label][i] / run["convert"][i] for run in runs) for i in (0, 1)]
+            of = ", ".join(f"{run[label][0]:.2f}" for run in runs)
+            print(
+                f"{label}: {wall:.2f} s, {frames / wall:.0f} pictures/s (of {of}), CPU {cpu:.2f} s; "
+                f"convert runs at {speed[0]:.2f} of its speed, {speed[1]:.2f} by CPU"
+            )
+        print(f"medians of {given.runs} turns; the aim is 0.8")
         if given.memory:
             for times in (1, 4):
                 path = write(folder, given.seconds * times, shots)
