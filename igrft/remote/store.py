@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -130,32 +130,30 @@ class Store:
     # Reading.
 
     def reader(self, entry: Entry) -> Callable[[int, int], bytes]:
-        """A function that gives the bytes from one place to another of an object, as it was listed.
+        """A function that gives the bytes from one place to another of an object, as it was listed; for one thread.
 
         The function raises:
             ChangedError: the object is another one now, or gone.
             StoreError: the store refuses, or cannot be reached.
         """
         url = self.url_of(entry.name)
-        with told(url, "read"):
-            if self.conditional:
+        path = self.path(entry.name)
+        handle = None
+        if self.conditional:
+            with told(url, "read"):
                 # With its size given, s3fs asks nothing to open it, and sends the condition with every read.
-                handle = self.fs.open(self.path(entry.name), "rb", cache_type="none", size=entry.size)
+                handle = self.fs.open(path, "rb", cache_type="none", size=entry.size)
                 handle.req_kw = {**handle.req_kw, "IfMatch": f'"{entry.tag}"'}
-            else:
-                handle = None
-        lock = threading.Lock()
 
         def read(start: int, end: int) -> bytes:
-            nonlocal handle
             end = min(end, entry.size)
             if start >= end:
                 return b""
             with told(url, "read"):
                 try:
-                    with lock:
-                        if handle is None:
-                            handle = self.fs.open(self.path(entry.name), "rb", cache_type="none")
+                    if handle is None:
+                        found = self.fs.cat_file(path, start=start, end=end)
+                    else:
                         handle.seek(start)
                         found = handle.read(end - start)
                 except (FileNotFoundError, OSError) as error:
@@ -260,13 +258,22 @@ def each_in_parallel[T, R](work: Callable[[T], R], items: Iterable[T], threads: 
 
 
 def _entry(name: str, info: dict[str, Any]) -> Entry:
-    for key in (*_TAGS, *_TIMES):
-        value = info.get(key)
-        if value not in (None, ""):
-            # Listings give times to the microsecond, and single answers to the second.
-            text = value.replace(microsecond=0).isoformat() if hasattr(value, "isoformat") else str(value)
-            return Entry(name, int(info["size"]), text.strip('"'))
-    return Entry(name, int(info["size"]), "")
+    size = int(info["size"])
+    for key in _TAGS:
+        if info.get(key) not in (None, ""):
+            return Entry(name, size, str(info[key]).strip('"'))
+    times = (info[key] for key in _TIMES if info.get(key) not in (None, ""))
+    return Entry(name, size, _second(next(times, "")))
+
+
+def _second(value: Any) -> str:
+    """A time to the second, however it is given: listings and single answers differ in that."""
+    if isinstance(value, int | float):
+        value = datetime.fromtimestamp(value, UTC)
+    text = value.isoformat() if hasattr(value, "isoformat") else str(value)
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(text).replace(microsecond=0).isoformat()
+    return text
 
 
 def _is_expired(error: BaseException) -> bool:

@@ -53,7 +53,7 @@ def checked_url(text: str, what: str) -> str:
             f"{what} {shown}/… holds a password; give the URL without it, credentials come from the environment"
         )
     parts = inside.rstrip("/").split("/")
-    if any(part in ("..", ".") for part in parts) or "" in parts[1:-1]:
+    if any(part in ("..", ".") for part in parts) or ("" in parts and parts != [""]):
         raise UsageError(f"{what} {text!r} has an empty part, '.' or '..' in its path; give the plain URL")
     if not rest.strip("/"):
         raise UsageError(f"{what} {text!r} names no folder; give {protocol}://BUCKET/FOLDER")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server, s3_server
 
+from igrft.remote import mirror
+
 
 @pytest.fixture(scope="session")
 def _server() -> Iterator[S3Server]:
@@ -28,5 +30,7 @@ def s3(_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("IGRFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("IGRFT_CACHE_SIZE", raising=False)
+    monkeypatch.delenv("IGRFT_STAGING", raising=False)
+    monkeypatch.setattr(mirror, "_ALLOWANCE", [0])
     _server.new_bucket()
     return _server
