@@ -16,7 +16,8 @@ from igrft.cli.main import run as command
 
 LENGTHS = (30, 24)
 
-DOCS = (Path(__file__).resolve().parents[2] / "docs/convert.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = (ROOT / "docs/convert.md").read_text(encoding="utf-8")
 
 
 def bags(kind: str) -> Callable[[], None]:
@@ -64,7 +65,12 @@ def section(title: str) -> str:
 
 def commands(text: str) -> list[list[str]]:
     """Indented lines that call igrft, as a shell splits them."""
-    return [shlex.split(line)[1:] for line in re.findall(r"^    (igrft .*)$", text, re.MULTILINE)]
+    return [shlex.split(line, comments=True)[1:] for line in re.findall(r"^    (igrft .*)$", text, re.MULTILINE)]
+
+
+def write_mappings() -> None:
+    for name, text in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", DOCS, re.DOTALL):
+        Path(name).write_text(text)
 
 
 def test_no_command_is_left_out() -> None:
@@ -83,8 +89,7 @@ def test_what_the_docs_say_works(
     for module in (s, recording_sets):
         monkeypatch.setattr(module, "picture", s.scene)
     SECTIONS[title]()
-    for name, text in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", DOCS, re.DOTALL):
-        Path(name).write_text(text)
+    write_mappings()
     for words in commands(section(title)):
         assert command(words) == 0, words
     if title == "MCAP files":
@@ -93,3 +98,16 @@ def test_what_the_docs_say_works(
     features = info_json(Path("labelled" if Path("labelled").is_dir() else "converted"))["features"]
     assert "action" in features and "observation.state" in features
     assert Path("labelled").is_dir() == ("return_to_go" in features) == (title != "The mapping file")
+
+
+@pytest.mark.slow
+def test_what_the_readme_says_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_mappings()
+    bags("mcap")()
+    s.write_umi(Path("cup.zarr.zip"), LENGTHS)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = commands(readme.split("(docs/convert.md)", 1)[1].split("\n\n`SOURCE`", 1)[0])
+    assert len(said) == 3
+    for words in said:
+        assert command(words) == 0, words
