@@ -7,7 +7,7 @@ the recording says, else steps at its frame rate.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +171,7 @@ class ArrayPictures:
         self.late = len(times) - len(rows)
         self.encoded: Path | None = None
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+    def read(self, indices: Sequence[int] | np.ndarray) -> Generator[np.ndarray]:
         rows = self._rows[np.asarray(indices, np.int64)]
         # Opened anew: every camera is read by a thread of its own.
         with self._recording.arrays() as arrays:

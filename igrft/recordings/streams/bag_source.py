@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -286,7 +286,7 @@ class BagPictures:
         self.late = late
         self.encoded: Path | None = None
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray | Jpeg]:
+    def read(self, indices: Sequence[int] | np.ndarray) -> Generator[np.ndarray | Jpeg]:
         wanted = self._kept[np.asarray(indices, np.int64)]
         if not len(wanted):
             return

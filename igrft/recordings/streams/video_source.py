@@ -10,7 +10,7 @@ name begins with ``state``, ``observation.state`` or ``action`` (numbers, or lis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -195,7 +195,7 @@ class VideoPictures:
         self.late = len(times) - len(self._rows)
         self.encoded: Path | None = None if self.late else path
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+    def read(self, indices: Sequence[int] | np.ndarray) -> Generator[np.ndarray]:
         rows = self._rows[np.asarray(indices, np.int64)].tolist()
         if not rows:
             return
