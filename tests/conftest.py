@@ -17,6 +17,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Read when mujoco is first imported, by whichever test does so first: MuJoCo draws without a display.
 os.environ.setdefault("MUJOCO_GL", "egl")
 
+# Read when torch is first imported, and by the programs that tests start: tiny models are slower on two threads, and
+# tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell that starts the tests in the background has Ctrl-C ignored, and the programs that they start with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,13 +28,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A busy computer is no defect of what is tested.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(config: pytest.Config) -> None:
-    """Workers share the cores: each one's arithmetic, and that of the programs it starts, keeps to one thread."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

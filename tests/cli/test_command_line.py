@@ -95,15 +95,20 @@ def test_split_overrides():
 
 
 def test_help_of_every_verb_loads_nothing_heavy():
-    verbs = ["convert", "annotate", "inspect", "validate", "report", "subtasks export"]
-    for verb in ["", *verbs]:
-        assert igrft(*verb.split(), "--help").returncode == 0
-    code = (
-        "import sys; from igrft.cli.main import run; run(['annotate', '--help']);"
-        "print(sorted({'numpy', 'pyarrow', 'torch', 'lerobot', 'cv2'} & set(sys.modules)))"
-    )
+    code = """
+import sys
+from igrft.cli.app import app
+from igrft.cli.main import run
+
+groups = {"": app, **{f"{g.name} ": g.typer_instance for g in app.registered_groups}}
+verbs = [p + (c.name or c.callback.__name__) for p, g in groups.items() for c in g.registered_commands]
+for verb in ["", *groups, *verbs]:
+    assert run([*verb.split(), "--help"]) == 0, verb
+print(len(verbs), sorted({"numpy", "pyarrow", "torch", "lerobot", "cv2", "ray", "datatrove"} & set(sys.modules)))
+"""
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines()[-1] == "[]"
+    verbs, heavy = found.stdout.splitlines()[-1].split(" ", 1)
+    assert int(verbs) >= 15 and heavy == "[]"
 
 
 def test_a_closed_pipe_is_no_failure(source, pipeline_file, tmp_path):

@@ -138,6 +138,7 @@ def test_recorded_facts_of_the_source_win(source, pipeline_file, tmp_path):
         source,
         tmp_path / "out",
         pipeline=pipeline_file([{"type": "subtasks", "source": "proprio"}, {"type": "rewards"}]),
+        workers=1,
     )
     dataset = DatasetReader.open(tmp_path / "out")
     records = dataset.igrft["episodes"]

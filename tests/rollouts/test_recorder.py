@@ -359,15 +359,15 @@ def test_the_dataset_opens_while_it_is_recorded(tmp_path: Path) -> None:
 
         def go_on() -> None:
             for seed in range(1, 200):
-                if enough.is_set():
-                    return
                 record(recorder, seed)
+                if enough.wait(0.05):
+                    return
 
         thread = threading.Thread(target=go_on)
         thread.start()
         counts: list[int] = []
         try:
-            while len(counts) < 6:
+            while len(counts) < 5:
                 dataset = LeRobotDataset("rollout", root=root)
                 counts.append(dataset.num_episodes)
                 last = counts[-1] - 1

@@ -23,7 +23,7 @@ def _success(task: str, settings: OperatorSettings, episodes: int) -> tuple[floa
     return float(np.mean([f["success"] for f in found])), found
 
 
-@pytest.mark.parametrize("task", sorted(TABLES))
+@pytest.mark.parametrize("task", ["assembly-v3", "bin-picking-v3"])
 def test_demonstrations_are_of_mixed_quality(task):
     share, facts = _success(task, OperatorSettings(), 16)
     assert 0.3 <= share <= 0.85
@@ -31,14 +31,15 @@ def test_demonstrations_are_of_mixed_quality(task):
     clumsy = [f["success"] for f in facts if f["skill"] < 0.45]
     assert len(skilled) >= 3 and len(clumsy) >= 3
     assert np.mean(skilled) > np.mean(clumsy)
-    assert any(f["failed_tries"] > 0 and f["success"] for f in facts) or task == "box-close-v3"
+    assert any(f["failed_tries"] > 0 and f["success"] for f in facts)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", sorted(TABLES))
 def test_forty_to_three_quarters_of_sixty_succeed(task):
-    share, _ = _success(task, OperatorSettings(), 60)
+    share, facts = _success(task, OperatorSettings(), 60)
     assert 0.4 <= share <= 0.75
+    assert any(f["failed_tries"] > 0 and f["success"] for f in facts) or task == "box-close-v3"
 
 
 def test_the_same_seed_gives_the_same_demonstration():

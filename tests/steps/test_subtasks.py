@@ -170,7 +170,7 @@ def test_language_rows_as_lerobot_writes_them(tmp_path):
 
 def test_auto_takes_labels_that_are_there_else_phases(tmp_path, pipeline_file, source):
     steps = [{"type": "subtasks"}]
-    annotate(source, tmp_path / "out", pipeline=pipeline_file(steps))
+    annotate(source, tmp_path / "out", pipeline=pipeline_file(steps), workers=1)
     assert DatasetReader.open(tmp_path / "out").subtask_names[0] == "phase 1"
     write_dataset(tmp_path / "b", 3, 120, width=2, with_subtasks=True)
     annotate(tmp_path / "b", tmp_path / "out2", pipeline=pipeline_file(steps))
