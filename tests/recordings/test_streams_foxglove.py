@@ -164,6 +164,24 @@ def test_broken_videos(tmp_path: Path) -> None:
         assert reason in found and "\n" not in found and str(tmp_path) not in found, (name, found)
 
 
+def test_flipped_bytes_in_a_video_never_crash(tmp_path: Path) -> None:
+    """ROS 1's bags have no checksums: damage is found by the decoder, or is a picture that looks wrong."""
+    rng = np.random.default_rng(0)
+    packets = f.packets(shots(10))
+    s.write_ros1(tmp_path / "in/a.bag", s.video_messages("/cam", packets, delay=0.0))
+    for number in range(12):
+        damaged = list(packets)
+        torn = bytearray(packets[at := int(rng.integers(10))])
+        where = int(rng.integers(4, len(torn)))
+        torn[where : where + 6] = rng.integers(0, 256, len(torn[where : where + 6]), np.uint8).tobytes()
+        damaged[at] = bytes(torn) if number else b""
+        s.write_ros1(tmp_path / f"in/b_{number}.bag", s.video_messages("/cam", damaged, delay=0.0))
+    result = run(tmp_path / "in", tmp_path / "out", VIDEO, fps=10)
+    assert result.episodes + len(result.set_aside) == 13 and "b_0.bag" in result.set_aside
+    for reason in result.set_aside.values():
+        assert "\n" not in reason and str(tmp_path) not in reason
+
+
 MISSING: dict[str, tuple[Callable[[float], f.Logged], str, str]] = {
     "position": (lambda t: f.joints("/x", t, a=None), "/x", "/x holds NaN or infinity at sample 0"),
     "joint": (lambda t: f.joints("/x", t, a=1.0), "{stream: /x, joints: [b]}", "/x has no joint 'b' (known: a)"),

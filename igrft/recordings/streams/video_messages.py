@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,11 @@ def decode(packets: Iterable[tuple[int, bytes]], decoder: str) -> Iterator[Shown
     context: Any = av.CodecContext.create(decoder, "r")
     context.thread_count = 1
     last: int | None = None
-    for number, data in packets:
-        packet = av.Packet(data)
-        packet.pts = packet.dts = number
+    for number, data in chain(packets, [(0, b"")]):
+        # Nothing more makes the decoder hand out what it holds back.
+        packet = av.Packet(data) if data else None
+        if packet is not None:
+            packet.pts = packet.dts = number
         try:
             frames = context.decode(packet)
         except av.FFmpegError:
@@ -70,9 +73,6 @@ def decode(packets: Iterable[tuple[int, bytes]], decoder: str) -> Iterator[Shown
         for frame in frames:
             last = _check(frame, last)
             yield last, partial(frame.to_ndarray, format="rgb24")
-    for frame in context.decode(None):
-        last = _check(frame, last)
-        yield last, partial(frame.to_ndarray, format="rgb24")
 
 
 def _check(frame: Any, last: int | None) -> int:
