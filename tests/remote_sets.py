@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from picture_sets import picture_set, square_over_background
+from picture_sets import CAMERA, picture_set, square_over_background
 
+from igrft import AnnotateResult, annotate
 from igrft.dataset.reader import DatasetReader
 
 #: Of each episode. The second half of the frames is another subtask.
 FRAMES = 20
+VIDEO = f"videos/{CAMERA}/chunk-000/file-000.mp4"
 #: What a labelled set holds of its labels, whatever it was read from. The record names its source's fingerprint.
 LABELS = ("data/", "meta/episodes/", "meta/stats.json", "meta/info.json", "meta/subtasks.parquet", "videos/")
 
@@ -53,3 +55,10 @@ def pipeline_of(folder: Path, episodes: int = 4, **interaction: Any) -> Path:
 def labels(digests: dict[str, str]) -> dict[str, str]:
     """Of a set's files those that say what its labels are."""
     return {name: digest for name, digest in digests.items() if name.startswith(LABELS)}
+
+
+def run(source: str | Path, target: str | Path, pipeline: Path, **options: Any) -> tuple[AnnotateResult, list[str]]:
+    """Label with one worker; what came of it, and what was said."""
+    said: list[str] = []
+    options = {"workers": 1, "say": said.append} | options
+    return annotate(source, target, pipeline=pipeline, **options), said
