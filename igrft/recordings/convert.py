@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from igrft.dataset.files import IGRFT
 from igrft.dataset.locate import locate
 from igrft.dataset.parquet import write_json
 from igrft.errors import UsageError
+from igrft.pipeline.target import open_target
 from igrft.recordings.detect import (
     ALOHA_BGR,
     LEROBOT_V1,
@@ -24,6 +26,7 @@ from igrft.recordings.detect import (
 from igrft.recordings.options import Options, Outcome, Warnings
 from igrft.recordings.quiet import one_line_errors
 from igrft.recordings.staging import open_staging, refuse_overlap
+from igrft.recordings.to_store import StoreGoal
 from igrft.remote.urls import is_url
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ class ConvertResult:
         warnings: one line each.
     """
 
-    target: Path
+    target: Path | str
     format: str
     episodes: int
     frames: int
@@ -72,9 +75,9 @@ def convert(
     """Convert recordings to a LeRobot v3.0 dataset. The source is only read.
 
     Args:
-        source: a folder, one file (HDF5, MCAP, ROS bag, zipped zarr), the Hub id (``user/name[@revision]``) of an
-            older LeRobot dataset, or ``metaworld:TASK``, of which demonstrations are recorded now.
-        target: folder to make. It appears in one rename when all is done.
+        source: a folder, one file (HDF5, MCAP, ROS bag, zipped zarr), a URL of either, the Hub id
+            (``user/name[@revision]``) of an older LeRobot dataset, or ``metaworld:TASK``, of which demonstrations are recorded now.
+        target: folder to make. It appears in one rename when all is done. Or a URL: it is uploaded when it is whole.
         format: ``lerobot-v1``, ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5``, ``aloha-hdf5-bgr``,
             ``mcap``, ``rosbag``, ``zarr``, ``robomimic-hdf5`` or ``videos``; None looks.
         fps: frames a second, where the recordings do not say.
@@ -96,7 +99,6 @@ def convert(
         UsageError: source or target make no sense, target exists, unknown format.
         IgrftError: nothing could be converted, a damaged source, a full disk. Target is as before.
     """
-    goal = Path(target).expanduser().resolve()
     simulated = is_simulation(source)
     if simulated and format is not None:
         raise UsageError(f"{source} is simulated and has no format; leave out --format")
@@ -105,8 +107,17 @@ def convert(
             f"{source} is a recording, not a simulation; leave out the options of simulated demonstrations"
         )
     place = None if simulated else locate(source, what="SOURCE", whole=True)
+    where = open_target(target)
+    goal = where.path
+    how = [fps, task, robot_type, rebuild_timestamps, codec, crf, preset, format, repr(simulation)]
+    store = StoreGoal.of(where, str(source) if place is None else place, mapping, how)
     if place is not None:
         refuse_overlap(place, goal)
+    if store is not None:
+        store.refuse_existing(overwrite=overwrite)
+        if (known := store.converted()) is not None:
+            store.send(show=progress)
+            return ConvertResult(**{**known, "target": store.target.url})
     found = METAWORLD if place is None else detect(place, format)
     streams = found in STREAMS
     if mapping is not None and not streams:
@@ -120,7 +131,7 @@ def convert(
     warnings = Warnings(warn)
     with (
         one_line_errors(goal, resumes=streams),
-        open_staging(goal, overwrite=overwrite, resumes=streams) as staging,
+        open_staging(goal, overwrite=overwrite or store is not None, resumes=streams) as staging,
     ):
         if place is None:
             from igrft.simulation.record import SimulationOptions, simulate
@@ -146,14 +157,18 @@ def convert(
             outcome = convert_aloha(place, staging.work, options, warnings, bgr_jpeg=found == ALOHA_BGR)
         write_json(outcome.dataset / IGRFT, _record(found, str(source), place, outcome, warnings.said))
         staging.publish(outcome.dataset)
-    return ConvertResult(
-        target=Path(target),
+    result = ConvertResult(
+        target=Path(target) if store is None else store.target.url,
         format=found,
         episodes=len(outcome.kept),
         frames=outcome.frames,
         set_aside=outcome.set_aside,
         warnings=warnings.said,
     )
+    if store is not None:
+        store.note(dataclasses.asdict(result))
+        store.send(show=progress)
+    return result
 
 
 def dry_run(
@@ -179,7 +194,7 @@ def dry_run(
     if is_simulation(source):
         raise UsageError("a simulation has nothing to look at before it runs; leave out --dry-run")
     place = locate(source, what="SOURCE", whole=True)
-    refuse_overlap(place, Path(target).expanduser().resolve())
+    refuse_overlap(place, open_target(target).path)
     found = detect(place, format)
     options = Options(fps, task, robot_type, mapping=None if mapping is None else str(mapping))
     if found not in STREAMS:

@@ -12,7 +12,7 @@ import pytest
 from helpers import tree_digest
 from labelled_set import make_labelled_set
 from remote_sets import labels, moving_set, pipeline_of
-from s3_server import S3Server
+from s3_server import S3Server, refusing
 
 from igrft.cli.main import run
 from igrft.dataset.labels import load_labels
@@ -106,6 +106,7 @@ def test_training_frames_fetch_the_cameras_they_see(both: tuple[str, Path], s3: 
         assert bool(s3.received(key)) == (f"/{cameras[0]}/" in key)
 
 
+@pytest.mark.slow
 def test_train_dry_run(both: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for place in both:
@@ -158,3 +159,32 @@ def test_the_command_line_says_where_to_and_what_is_wrong(
     assert capsys.readouterr().err == f"igrft: {url}/meta/info.json has no key 'fps'; restore it from the source\n"
     assert run(["inspect", "s3://key:hunter2@bucket/set"]) == 2
     assert "hunter2" not in capsys.readouterr().err
+
+
+def test_convert_to_a_url_and_on_after_an_upload_that_broke_off(
+    s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = f"s3://{s3.bucket}/converted/g1"
+    before = tree_digest(G1_SMALL)
+    s3.fault = refusing(500, "PUT", ".parquet")
+    assert run(["convert", str(G1_SMALL), target, "-q"]) == 1
+    assert "run the same command again" in capsys.readouterr().err
+    assert "converted/g1/meta/info.json" not in s3.objects()
+    s3.fault = None
+    with monkeypatch.context() as patched:
+        # It is converted already.
+        patched.setattr("igrft.recordings.legacy.convert_lerobot", None)
+        assert run(["convert", str(G1_SMALL), target, "-q"]) == 0
+    assert capsys.readouterr().out.startswith(f"{target}: ")
+    assert run(["convert", str(G1_SMALL), str(tmp_path / "g1"), "-q"]) == 0
+    found = s3.digest("converted/g1")
+    assert {n: d for n, d in found.items() if not n.startswith(".")} == tree_digest(tmp_path / "g1")
+    assert tree_digest(G1_SMALL) == before
+    assert not list((tmp_path / "cache/staging").rglob("*.mp4"))
+    capsys.readouterr()
+    assert run(["convert", str(G1_SMALL), target, "-q"]) == 2
+    assert f"TARGET {target} exists and is not empty" in capsys.readouterr().err
+    assert run(["convert", str(G1_SMALL), target, "-q", "--overwrite"]) == 0
+    url = s3.upload(G1_SMALL, "raw")
+    assert run(["convert", url, f"{url}/converted", "-q"]) == 2
+    assert "lie one inside the other" in capsys.readouterr().err
