@@ -76,7 +76,8 @@ def convert(
 
     Args:
         source: a folder, one file (HDF5, MCAP, ROS bag, zipped zarr), a URL of either, the Hub id
-            (``user/name[@revision]``) of an older LeRobot dataset, or ``metaworld:TASK``, of which demonstrations are recorded now.
+            (``user/name[@revision]``) of an older LeRobot dataset, or ``metaworld:TASK``, of which demonstrations are
+            recorded now.
         target: folder to make. It appears in one rename when all is done. Or a URL: it is uploaded when it is whole.
         format: ``lerobot-v1``, ``lerobot-v2.0``, ``lerobot-v2.1``, ``aloha-hdf5``, ``aloha-hdf5-bgr``,
             ``mcap``, ``rosbag``, ``zarr``, ``robomimic-hdf5`` or ``videos``; None looks.
