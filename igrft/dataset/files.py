@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from igrft.dataset.memory import give_back
 from igrft.errors import EpisodeError, IgrftError
 
 INFO = "meta/info.json"
@@ -22,6 +23,8 @@ EPISODES = "meta/episodes"
 IGRFT = "meta/igrft.json"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+#: Above this the footers of the episodes' table take tens of megabytes.
+_MANY_EPISODES = 4096
 
 
 def read_json(path: Path) -> Any:
@@ -66,16 +69,24 @@ def read_episodes(root: Path, *, statistics: bool = False) -> pa.Table:
     tables = []
     for path in paths:
         try:
-            names = pq.read_schema(path).names
-            wanted = names if statistics else [n for n in names if not n.startswith("stats/")]
-            tables.append(read_table(path, wanted))
+            tables.append(_read_episode_file(path, statistics))
         except (pa.ArrowInvalid, OSError) as error:
             raise IgrftError(f"{path} cannot be read ({error}); restore it from the source") from None
+    if sum(len(t) for t in tables) > _MANY_EPISODES:
+        give_back()
     table = pa.concat_tables(tables, promote_options="permissive")
     if "episode_index" not in table.column_names:
         raise IgrftError(f"{paths[0]} has no column 'episode_index'; restore it from the source")
     order = np.argsort(table.column("episode_index").to_numpy(), kind="stable")
     return table if (np.diff(order) == 1).all() else table.take(order)
+
+
+def _read_episode_file(path: Path, statistics: bool) -> pa.Table:
+    # Opened once, and let go of before the next: LeRobot writes a row group for ten episodes, so that in a file of
+    # 100 MB the footer takes 100 MB of memory and more time than the rows.
+    with pq.ParquetFile(path) as parquet:
+        names = parquet.schema_arrow.names
+        return parquet.read(columns=names if statistics else [n for n in names if not n.startswith("stats/")])
 
 
 def read_strings_by_index(path: Path, index_column: str, string_column: str) -> list[str]:

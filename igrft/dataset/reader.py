@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from igrft import columns as c
+from igrft.dataset.episode_entries import read_episode_entries
 from igrft.dataset.files import (
     DATA_PATH,
     EPISODES,
@@ -32,11 +33,14 @@ from igrft.dataset.files import (
     refuse_other_versions,
     to_numpy,
 )
+from igrft.dataset.memory import give_back
 from igrft.errors import EpisodeError, IgrftError
 from igrft.remote.mirror import block_file
 
-#: Handles kept open: each holds its file's metadata, 20 KB a row group.
+#: Handles kept open.
 _OPEN_FILES = 4
+#: Column chunks (row groups times columns) whose metadata open handles may hold when another is opened: 1 KB each.
+_KEPT_CHUNKS = 1 << 16
 #: Of a data file that is held in memory at a time.
 _MOST_BYTES = 64 << 20
 
@@ -195,10 +199,11 @@ class DatasetReader:
         return self.data_files[file_of[row]][0], int(offset[row])
 
     def parquet(self, relative: Path) -> pq.ParquetFile:
-        """An open data file; a few handles are kept."""
+        """An open data file; a few handles are kept, fewer where files have many row groups."""
         if relative not in self._files:
-            if len(self._files) >= _OPEN_FILES:
-                self._files.pop(next(iter(self._files))).close()
+            while self._files and (len(self._files) >= _OPEN_FILES or self._held_chunks > _KEPT_CHUNKS):
+                # Not closed: somebody may be walking it, and its last user's going closes it.
+                self._files.pop(next(iter(self._files)))
             try:
                 path = self.root / relative
                 # Buffered ahead, a file would be held in memory whole until its handle is closed.
@@ -210,6 +215,18 @@ class DatasetReader:
                     f"{self.root / relative} cannot be read ({error}); restore it from the source"
                 ) from None
         return self._files[relative]
+
+    @property
+    def _held_chunks(self) -> int:
+        return sum(f.num_row_groups * f.metadata.num_columns for f in self._files.values())
+
+    def _let_go(self, relative: Path) -> None:
+        """Forget a file that was read to its end, where holding its metadata would cost more than opening it again."""
+        held = self._files.get(relative)
+        if held is not None and held.num_row_groups * held.metadata.num_columns > _KEPT_CHUNKS:
+            self._files.pop(relative)
+            del held
+            give_back()
 
     def rows(self, row: int, names: Sequence[str]) -> pa.Table:
         """The columns ``names`` of the episode in table row ``row``.
@@ -281,9 +298,8 @@ class DatasetReader:
         """
         parquet = self.parquet(relative)
         if names is None and parquet.metadata.num_rows:
-            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-            width = sum(g.total_byte_size for g in groups) / parquet.metadata.num_rows
-            frames = max(1, min(frames, int(_MOST_BYTES / max(width, 1))))
+            size = sum(parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
+            frames = max(1, min(frames, int(_MOST_BYTES * parquet.metadata.num_rows / max(size, 1))))
         expected = int(self.lengths[rows].sum())
         if parquet.metadata.num_rows != expected:
             raise IgrftError(
@@ -317,6 +333,8 @@ class DatasetReader:
                     yield take(upto)
         if done < len(rows) and pending:
             yield take(len(rows))
+        del parquet
+        self._let_go(relative)
 
     # Pictures.
 
@@ -343,7 +361,7 @@ class DatasetReader:
     def igrft(self) -> Mapping[str, Any] | None:
         """``meta/igrft.json``, or None where igrft did not label this dataset."""
         path = self.root / IGRFT
-        return read_json(path) if path.is_file() else None
+        return read_episode_entries(path) if path.is_file() else None
 
     def camera_has_files(self, camera: str) -> bool:
         """Whether any picture of ``camera`` is there."""

@@ -18,6 +18,7 @@ from igrft import columns as c
 from igrft.dataset.files import EPISODES, INFO, STATS, SUBTASKS, read_json, read_table
 from igrft.dataset.language import language_column
 from igrft.dataset.links import link_or_copy, link_tree
+from igrft.dataset.memory import give_back
 from igrft.dataset.parquet import DataWriter, with_pandas_index, write_json, write_table
 from igrft.dataset.reader import DatasetReader
 from igrft.dataset.statistics import NAMES, aggregate, episode_statistics, stacked_columns
@@ -26,6 +27,8 @@ from igrft.dataset.statistics import NAMES, aggregate, episode_statistics, stack
 LabelSource = Callable[[int], "tuple[Mapping[str, np.ndarray], Mapping[str, Any]] | None"]
 
 _REWRITTEN = ("data", "meta")
+#: Frames labelled and written together; with labels and text they take a KB each in memory, in three batches at a time.
+_BATCH_FRAMES = 32768
 
 
 @dataclass
@@ -100,6 +103,7 @@ class Assembly:
         statistics = LabelStatistics(numeric, self.dataset.num_episodes)
         for relative, rows in self.dataset.data_files:
             self._write_file(relative, rows, out / relative, statistics, progress)
+            give_back()
         self._write_episodes(out, statistics)
         self._write_statistics(out, statistics)
         self._write_info(out)
@@ -127,7 +131,7 @@ class Assembly:
         fields = [label_field(n) if n in self.written else source.field(n) for n in names]
         schema = pa.schema(fields, metadata=_metadata(source, self.written))
         with DataWriter(path, schema) as writer, _Background() as background:
-            for taken, table in self.dataset.iter_file(relative, rows):
+            for taken, table in self.dataset.iter_file(relative, rows, frames=_BATCH_FRAMES):
                 labelled = self._label_table(taken, table, schema, statistics)
                 lengths = self.dataset.lengths[taken]
                 background.run(functools.partial(writer.write, labelled, lengths))
@@ -246,7 +250,7 @@ class _Background:
     """Runs writes in order on one thread: parquet encoding releases the GIL, labelling goes on."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
 

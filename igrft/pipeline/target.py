@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igrft.dataset.files import IGRFT, read_json
+from igrft.dataset.episode_entries import read_episode_entries
+from igrft.dataset.files import IGRFT
 from igrft.dataset.links import link_or_copy
 from igrft.dataset.locks import locked
 from igrft.dataset.reader import DatasetReader
@@ -123,7 +124,7 @@ class Target:
         if not path.is_file():
             return None
         try:
-            value = read_json(path)
+            value = read_episode_entries(path)
         except IgrftError:
             return None
         return value if isinstance(value, dict) else None

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from igrft.dataset.files import read_json
+from igrft.dataset.episode_entries import not_objects, read_episode_entries
 from igrft.errors import EpisodeError, IgrftError
 
 
+class SubtaskEntries(Mapping[int, dict[str, Any]]):
+    """Entries of a subtask file by episode index, each made when it is asked for."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        self._entries = entries
+        self._keys = {int(key): key for key in entries}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._entries[self._keys[index]]
+
+    def __contains__(self, index: object) -> bool:
+        return index in self._keys
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
 @lru_cache(maxsize=8)
-def _read(path: str, stamp: tuple[int, int]) -> dict[int, dict[str, Any]]:
-    value = read_json(Path(path))
-    if not isinstance(value, Mapping) or not isinstance(value.get("episodes"), Mapping):
+def _read(path: str, stamp: tuple[int, int]) -> SubtaskEntries:
+    value = read_episode_entries(Path(path))
+    entries = value.get("episodes") if isinstance(value, Mapping) else None
+    if not isinstance(entries, Mapping):
         raise IgrftError(f'{path} must be {{"episodes": {{"0": {{"success": …, "subtasks": […]}}}}}}')
-    episodes: dict[int, dict[str, Any]] = {}
-    for key, entry in value["episodes"].items():
-        if not str(key).isdigit():
+    for key in entries:
+        if not key.isdigit():
             raise IgrftError(f"{path}: {key!r} is not an episode index")
-        if not isinstance(entry, Mapping):
-            raise IgrftError(f"{path}: episode {key} must be an object with 'subtasks' and perhaps 'success'")
-        episodes[int(key)] = dict(entry)
-    return episodes
+    for key in not_objects(entries):
+        raise IgrftError(f"{path}: episode {key} must be an object with 'subtasks' and perhaps 'success'")
+    return SubtaskEntries(entries)
 
 
-def read_subtask_file(path: str) -> dict[int, dict[str, Any]]:
+def read_subtask_file(path: str) -> SubtaskEntries:
     """Entries of a subtask file by episode index; read once a process and version of the file.
 
     Raises:
