@@ -36,17 +36,17 @@ def lives(process: psutil.Process) -> bool:
     return False
 
 
-def kill(processes: list[psutil.Process]) -> None:
-    """Them and all that they started, at one moment: none may see another end and report it."""
+def kill_all(belongs: Callable[[psutil.Process], bool]) -> None:
+    """End them and all that they started, at one moment: none may see another end and report it, none may be missed."""
     doomed: dict[int, psutil.Process] = {}
-    waiting = list(processes)
-    while waiting:
-        process = waiting.pop()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.pid not in doomed:
-                process.suspend()  # it starts no more
-                doomed[process.pid] = process
-                waiting.extend(process.children())
+    while fresh := [process for process in find(belongs) if process.pid not in doomed]:
+        while fresh:
+            process = fresh.pop()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.pid not in doomed:
+                    process.suspend()  # it starts no more, and says no more
+                    doomed[process.pid] = process
+                    fresh.extend(process.children())
     for process in doomed.values():
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -55,10 +55,17 @@ def kill(processes: list[psutil.Process]) -> None:
         time.sleep(0.02)
 
 
-def kill_all(belongs: Callable[[psutil.Process], bool]) -> None:
-    """Until none is left: a program may start another while it is looked for."""
-    while found := find(belongs):
-        kill(found)
+def wait_until(condition: Callable[[], bool], timeout: float, what: str, logs: Callable[[], str] = str) -> None:
+    """Ask until it holds.
+
+    Raises:
+        TimeoutError: with what was waited for and the logs.
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s: {what}\n{logs()}")
+        time.sleep(0.2)
 
 
 def start_guard(program: str, folder: Path) -> subprocess.Popen[bytes]:

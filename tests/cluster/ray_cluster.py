@@ -16,13 +16,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from processes import free_ports, has_environment, kill_all, release_guard, start_guard
+from processes import free_ports, has_environment, kill_all, release_guard, start_guard, wait_until
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -188,11 +187,13 @@ class RayCluster:
     def logs(self, last: int = 40) -> str:
         """The ends of its logs that say something, for a test that fails."""
         parts = []
-        kinds = ("*.out", "*.err", "raylet.*", "gcs_server.*", "dashboard_agent.log", "job-driver-*")
+        kinds = ("raylet.*", "gcs_server.*", "dashboard_agent.err", "worker-*.err", "job-driver-*")
         found = {path.resolve() for kind in kinds for path in self.folder.glob(f"*/session_*/logs/{kind}")}
         for path in sorted({*found, *self.folder.glob("*.out")}):
-            if path.is_file() and (lines := path.read_text(errors="replace").splitlines()[-last:]):
-                parts.append("\n".join([f"== {path.relative_to(self.folder)}", *lines]))
+            lines = path.read_text(errors="replace").splitlines()
+            told = [line for line in lines if line and not line.startswith((":", "[state-dump]"))][-last:]
+            if told:
+                parts.append("\n".join([f"== {path.relative_to(self.folder)}", *told]))
         return "\n".join(parts)
 
     def wait_idle(self, timeout: float) -> None:
@@ -221,11 +222,7 @@ class RayCluster:
         Raises:
             TimeoutError: with the logs.
         """
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {timeout:g} s: {what}\n{self.logs()}")
-            time.sleep(0.3)
+        wait_until(condition, timeout, what, self.logs)
 
     # -- how
 
@@ -251,7 +248,9 @@ class RayCluster:
             *(f"--{of}-port={number}" for of, number in zip(_AGENT_PORTS, self._agent_ports[node.name], strict=True)),
             *(f"--object-store-memory={_STORE}", f"--temp-dir={self.folder / node.name}"),
         )
-        env = {**self.env, **SETTINGS, CLUSTER: str(self.folder), NODE: node.name}
+        temporary = self.folder / f"tmp-{node.name}"  # datatrove writes its tasks' logs there first
+        temporary.mkdir(exist_ok=True)
+        env = {**self.env, **SETTINGS, CLUSTER: str(self.folder), NODE: node.name, "TMPDIR": str(temporary)}
         del env["RAY_ADDRESS"]  # `ray start --head` would join it
         with (self.folder / f"{node.name}.out").open("ab") as out:
             done = subprocess.run(
@@ -286,7 +285,7 @@ def main() -> None:
         for name, value in cluster.env.items():
             if name.startswith("RAY_"):
                 print(f"export {name}={value}", flush=True)
-        print(f"# {', '.join(cluster.node_states())}; Ctrl-C ends it", flush=True)
+        print(f"# {', '.join(cluster.node_states())} in {cluster.folder}; Ctrl-C ends it", flush=True)
         signal.pause()
 
 

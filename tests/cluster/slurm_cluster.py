@@ -18,13 +18,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from processes import free_ports, has_environment, kill, kill_all, release_guard, start_guard
+from processes import free_ports, has_environment, kill_all, release_guard, start_guard, wait_until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 #: Seconds without an answer after which the controller gives a node up.
@@ -134,6 +133,7 @@ class SlurmCluster:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         # Under a job of another Slurm its variables would decide over ours.
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SRUN"))}
+        outer.pop("PYTHONDONTWRITEBYTECODE", None)  # each job would compile all that it imports
         self.env = {**outer, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
         for part in ("log", "state", "spool", "munge"):
             (folder / part).mkdir()
@@ -162,15 +162,16 @@ class SlurmCluster:
 
     def kill_controller(self) -> None:
         """As a crash would: what it had not saved yet is lost, jobs go on."""
-        kill([psutil.Process(self._daemons["slurmctld"].pid)])
-        self._daemons.pop("slurmctld").wait()
+        daemon = self._daemons.pop("slurmctld")
+        kill_all(lambda process: process.pid == daemon.pid)
+        daemon.wait()
 
     def kill_node(self, name: str) -> None:
         """As a power cut would: the daemon, the steps and the jobs' programs of this node end at once, unheard."""
         daemon = self._daemons.pop(self._by_name[name].name)
-        kill([psutil.Process(daemon.pid)])
+        of_node = _of_node(self.folder, name)
+        kill_all(lambda process: process.pid == daemon.pid or of_node(process))
         daemon.wait()
-        _kill_node_processes(self.folder, name)
 
     def revive_node(self, name: str, timeout: float = 60) -> None:
         """Start it again, as after a reboot, and wait until it takes jobs."""
@@ -244,15 +245,18 @@ class SlurmCluster:
             TimeoutError: with the queue, the nodes and the logs.
             RuntimeError: a daemon has ended by itself.
         """
-        deadline = time.monotonic() + timeout
-        while not condition():
+
+        def told() -> str:
+            state = "\n".join(self.try_run(*c).stdout for c in (("squeue",), ("sinfo", "-N", "-l")))
+            return f"{state}\n{self.logs()}"
+
+        def holds() -> bool:
             for name, daemon in self._daemons.items():
                 if daemon.poll() is not None:
                     raise RuntimeError(f"{name} ended with status {daemon.returncode}\n{self.logs()}")
-            if time.monotonic() > deadline:
-                state = "\n".join(self.try_run(*c).stdout for c in (("squeue",), ("sinfo", "-N", "-l")))
-                raise TimeoutError(f"not within {timeout:g} s: {what}\n{state}\n{self.logs()}")
-            time.sleep(0.2)
+            return condition()
+
+        wait_until(holds, timeout, what, told)
 
     # -- how
 
@@ -327,25 +331,29 @@ def _job(line: str) -> Job:
     )
 
 
-def _kill_node_processes(folder: Path, node: str) -> None:
-    """Steps are known by the log that they write; they overwrite their environment, which tells jobs' programs."""
+def _of_node(folder: Path, node: str) -> Callable[[psutil.Process], bool]:
+    """Whether a process is a step or a job's program of this node, or its daemon's child."""
     log, conf = str(folder / "log" / f"{node}.log"), str(folder / "slurm.conf")
 
     def belongs(process: psutil.Process) -> bool:
-        if process.name().startswith("slurm"):
+        if process.name().startswith("slurm"):  # steps overwrite their environment
             return any(file.path == log for file in process.open_files())
         return has_environment(process, SLURM_CONF=conf, SLURMD_NODENAME=node)
 
-    kill_all(belongs)
+    return belongs
 
 
 def _stop(folder: Path) -> None:
     """All of a cluster, and its folder."""
-    conf = str(folder / "slurm.conf")
-    daemons = ("munged", "slurmctld", "slurmd")
-    kill_all(lambda process: process.name() in daemons and has_environment(process, SLURM_CONF=conf))
-    for spool in (folder / "spool").glob("*"):
-        _kill_node_processes(folder, spool.name)
+    conf, daemons = str(folder / "slurm.conf"), ("munged", "slurmctld", "slurmd")
+    of_nodes = [_of_node(folder, spool.name) for spool in (folder / "spool").glob("*")]
+
+    def belongs(process: psutil.Process) -> bool:
+        if process.name() in daemons and has_environment(process, SLURM_CONF=conf):
+            return True
+        return any(of_node(process) for of_node in of_nodes)
+
+    kill_all(belongs)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,19 +1,22 @@
-"""The Slurm of the tests is a real one: it runs jobs, notices nodes that die, and is gone afterwards."""
+"""The Slurm of the tests is a real one: it runs jobs, notices nodes that die, and is gone afterwards.
+
+With it, what is relied on of datatrove's executor for it.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
+import six_tasks
 import slurm_cluster as module
+from processes import find, has_environment, wait_until
+from six_tasks import TASKS, attempts, completions
 from slurm_cluster import SlurmCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -50,7 +53,8 @@ def test_jobs_of_a_node_that_dies_run_again_under_their_own_ids(slurm: SlurmClus
     job = submit(slurm, tmp_path, script, "--array=0-1", "--requeue", "--nodelist=node1")
     slurm.wait_until(lambda: all((tmp_path / str(r)).exists() for r in range(2)), 60, "both run")
     slurm.kill_node("node1")
-    assert not programs_with(f"{slurm.folder}/slurm.conf", "SLURMD_NODENAME", "node1")
+    marks = {"SLURM_CONF": slurm.env["SLURM_CONF"], "SLURMD_NODENAME": "node1"}
+    assert not find(lambda process: has_environment(process, **marks))
     slurm.wait_until(lambda: slurm.node_states()["node1"].startswith("down"), 120, "the controller notices")
 
     def requeued() -> bool:
@@ -62,6 +66,43 @@ def test_jobs_of_a_node_that_dies_run_again_under_their_own_ids(slurm: SlurmClus
     for rank in range(2):
         (first, zero), (second, one) = (line.split() for line in (tmp_path / str(rank)).read_text().splitlines())
         assert first == second and (zero, one) == ("0", "1")
+
+
+def six(cluster: SlurmCluster, folder: Path, *more: str) -> None:
+    """Submit the six tasks through datatrove."""
+    cluster.run(sys.executable, six_tasks.__file__, "slurm", str(folder), *more)
+
+
+def test_tasks_of_a_node_that_dies_are_requeued(slurm: SlurmCluster, tmp_path: Path) -> None:
+    six(slurm, tmp_path)
+    slurm.wait_until(lambda: len(attempts(tmp_path)) == TASKS, 120, "all six begin")
+    first = attempts(tmp_path)
+    assert six_tasks.nodes(tmp_path) == {"node1": 4, "node2": 2}
+    slurm.kill_node("node1")
+    (tmp_path / "go").touch()
+    slurm.wait_idle(180)
+    again = {rank: ["node2 1"] if lines == ["node1 0"] else [] for rank, lines in first.items()}
+    assert attempts(tmp_path) == {rank: lines + again[rank] for rank, lines in first.items()}
+    assert completions(tmp_path) == list(range(TASKS))
+    assert [(tmp_path / str(rank)).read_text() for rank in range(TASKS)] == ["node2"] * TASKS
+    assert (tmp_path / "logs" / "stats.json").exists()
+
+
+def test_task_that_raises_is_run_by_the_next_run_alone(slurm: SlurmCluster, tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    six(slurm, tmp_path, "3")
+
+    def stuck() -> bool:
+        return [job.reason for job in slurm.jobs() if not job.over] == ["DependencyNeverSatisfied"]
+
+    slurm.wait_until(stuck, 120, "only the job that merges statistics is left, in vain")
+    assert sorted(job.state for job in slurm.jobs() if job.exit_code == "1:0") == ["FAILED"]
+    assert completions(tmp_path) == [0, 1, 2, 4, 5]
+    slurm.run("scancel", "--name", "six")
+    six(slurm, tmp_path)
+    slurm.wait_idle(120)
+    assert completions(tmp_path) == list(range(TASKS))
+    assert {rank: len(lines) for rank, lines in attempts(tmp_path).items()} == {r: 1 + (r == 3) for r in range(TASKS)}
 
 
 def test_controller_that_dies_finds_its_jobs_again(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -86,27 +127,9 @@ def test_nothing_is_left_of_a_cluster_whose_tests_are_killed(tmp_path: Path) -> 
     env = {**os.environ, "SLURM_CONF": conf}
     wrap = ["sbatch", "-o", "/dev/null", "--wrap", f"touch {tmp_path}/runs; srun -n 1 sleep 600"]
     subprocess.run(wrap, env=env, check=True, stdout=subprocess.PIPE)
-    wait_until((tmp_path / "runs").exists)
-    assert programs_with(conf)
+    wait_until((tmp_path / "runs").exists, 60, "the job runs")
+    assert find(lambda process: has_environment(process, SLURM_CONF=conf))
     run.send_signal(signal.SIGKILL)
     run.wait()
-    wait_until(lambda: not Path(conf).parent.exists())
-    assert not programs_with(conf)
-
-
-def programs_with(*values: str) -> list[psutil.Process]:
-    """Whose environment has all these, as names or values."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            env = process.environ()
-            if set(values) <= {*env, *env.values()}:
-                found.append(process)
-    return found
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not Path(conf).parent.exists(), 60, "its folder goes")
+    assert not find(lambda process: has_environment(process, SLURM_CONF=conf))
