@@ -30,10 +30,14 @@ def record(
     """
     require("igrft record", "robot")
     from igrft.demonstrations.recipe import RecordRecipe
-    from igrft.demonstrations.run import record as run
     from igrft.training.recipe_file import load_recipe
 
-    loaded = load_recipe(recipe, [*plain_overrides(ctx.args), *(ctx.obj or [])], RecordRecipe)
+    words = ctx.args
+    if recipe.startswith("--"):  # no recipe was named: what stood in its place is the first setting
+        recipe, words = "record", [recipe, *words]
+    loaded = load_recipe(recipe, [*plain_overrides(words), *(ctx.obj or [])], RecordRecipe)
+    from igrft.demonstrations.run import record as run
+
     result = run(loaded, name=recipe, say=(lambda line: None) if quiet else (lambda line: typer.echo(line, err=True)))
     if as_json:
         typer.echo(dump(result.to_json()))
