@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -105,8 +106,9 @@ def test_a_signal_to_the_whole_group_saves_too(shared_data, tmp_path) -> None:
     os.killpg(process.pid, signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert "and saved; run the same command to go on" in error
+    stopped = int(re.search(r"stopped at step (\d+)", error)[1])
     again = subprocess.Popen([*command, *options], env=ENVIRONMENT, text=True, start_new_session=True, **pipes)
-    time.sleep(15)
+    reached(tmp_path / "run", stopped + 2 - stopped % 2, again)
     again.send_signal(signal.SIGTERM)
     _, error = again.communicate(timeout=60)
     assert "and saved" in error, error
