@@ -33,6 +33,7 @@ class BlockFile(io.RawIOBase):
         size: its bytes.
         failure: the error that a read ended in. A decoder takes a failing read for the end of the file: whoever
             handed it this file must look here.
+        decoded: whether a decoder reads it, to which Ctrl-C is told as an error: it can raise nothing else.
     """
 
     def __init__(self, name: str, size: int, read: Callable[[], Read], blob: Path, room: Callable[[int], None]) -> None:
@@ -47,6 +48,7 @@ class BlockFile(io.RawIOBase):
         self.name = name
         self.size = size
         self.failure: BaseException | None = None
+        self.decoded = False
         self._open_remote = read
         self._remote: Read | None = None
         self._room = room
@@ -87,6 +89,8 @@ class BlockFile(io.RawIOBase):
                 self._at += len(part)
         except BaseException as error:
             self.failure = error
+            if self.decoded and not isinstance(error, Exception):
+                raise OSError(f"reading {self.name} was interrupted") from error
             raise
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -161,6 +161,7 @@ def reading(path: Path) -> Iterator[str | BlockFile]:
     if file is None:
         yield str(path)
         return
+    file.decoded = True
     try:
         yield file
     except Exception as error:

@@ -96,6 +96,46 @@ def test_a_store_that_fails_sets_no_episode_aside(
     assert labels(s3.digest("labelled")) == labels(tree_digest(tmp_path / "here"))
 
 
+def test_wherever_reading_fails_it_is_the_stores_fault(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder may take a failing read for the end of the file, or for damage."""
+    monkeypatch.setattr(blocks, "BLOCK", 32 << 10)
+    monkeypatch.setattr(blocks, "_AHEAD", 1)
+    noisy_set(tmp_path / "set", 2)
+    remote = DatasetReader.open(locate(s3.upload(tmp_path / "set", "set"), what="SOURCE"))
+    camera = remote.cameras[0]
+    for after in range(100):
+        # Nothing is kept from one try to the next.
+        for path in (tmp_path / "cache").rglob("*.map"):
+            path.unlink()
+        s3.fault = refusing(403, "GET", ".mp4", after=after)
+        try:
+            found = len(list(episode_frames(remote, 1, camera, color="gray")))
+        except StoreError:
+            continue
+        assert found == 20
+        break
+    assert after > 8
+
+
+def test_ctrl_c_while_a_decoder_reads_is_ctrl_c(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 16 << 10)
+    noisy_set(tmp_path / "set", 2)
+    remote = DatasetReader.open(locate(s3.upload(tmp_path / "set", "set"), what="SOURCE"))
+    frames = episode_frames(remote, 0, remote.cameras[0])
+    next(frames)
+
+    def pressed(method: str, key: str) -> int | None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        return None
+
+    s3.fault = pressed
+    with pytest.raises(KeyboardInterrupt):
+        list(frames)
+
+
 def test_an_object_that_changes_under_the_feet_is_noticed(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
