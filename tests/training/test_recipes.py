@@ -16,7 +16,7 @@ from igrft.training.setup import run_folder
 
 ROOT = folder("recipes")
 #: Those that `igrft train` runs.
-PATHS = [p for p in sorted(ROOT.rglob("*.yaml")) if read_yaml(p)["stage"] not in ("eval", "record")]
+PATHS = [p for p in sorted(ROOT.rglob("*.yaml")) if read_yaml(p).get("stage") not in (None, "eval", "record")]
 FULL = sorted(p.stem for p in PATHS if p.parent == ROOT)
 TINY = sorted(p.stem for p in PATHS if p.parent == ROOT / "tiny")
 STAGES = {"sft": "sft", "offline_rl": "offline_rl", "hil": "hil"}
