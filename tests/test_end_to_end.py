@@ -37,7 +37,7 @@ def through(source: Path, folder: Path, *convert_options: str) -> Path:
         ("g1_yellow_bottle_2ep", []),
         # Both carry timestamps that are off their frame rate, which validate rightly refuses.
         ("cr5_banana_3ep", ["--rebuild-timestamps"]),
-        ("gr00t_robot_sim_PickNPlace", ["--rebuild-timestamps"]),
+        pytest.param("gr00t_robot_sim_PickNPlace", ["--rebuild-timestamps"], marks=pytest.mark.slow),
     ],
 )
 def test_real_sets(shared_data, tmp_path, name, options):
@@ -54,10 +54,26 @@ def test_real_sets(shared_data, tmp_path, name, options):
     assert moving == ({"compensate"} if name.startswith("cr5") else {"static"})
 
 
-def test_the_small_recording_of_the_repository(tmp_path):
-    labelled = through(SMALL, tmp_path)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return through(SMALL, tmp_path_factory.mktemp("small"))
+
+
+def test_lerobot_serves_pictures_and_labels(small):
+    from lerobot.datasets import LeRobotDataset
+
+    dataset = LeRobotDataset("local/labelled", root=small, delta_timestamps={c.RETURN: [0.0, 1 / 30]})
+    item = dataset[len(dataset) - 1]
+    assert item["observation.images.cam_high"].shape == (3, 480, 640)
+    assert item[c.RETURN].shape == (2,)
+    assert item[c.DONE].item() is True
+
+
+def test_videos_are_linked_and_new_thresholds_decode_none(small):
+    """The last of the small recording: it is labelled anew."""
+    labelled = small
     video = next(labelled.rglob("*.mp4"))
-    twin = tmp_path / "converted" / video.relative_to(labelled)
+    twin = labelled.parent / "converted" / video.relative_to(labelled)
     assert video.stat().st_ino == twin.stat().st_ino, "videos are linked, not copied"
     # New thresholds apply to the stored counts: with the pictures gone, no frame can be decoded again.
     before = igrft.load_labels(labelled)
@@ -71,21 +87,10 @@ def test_the_small_recording_of_the_repository(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         for entry in ("open_frames", "episode_frames"):
             patch.setattr(reader, entry, no_frame)
-        arguments = ["annotate", str(tmp_path / "converted"), str(labelled), "-q", "--workers", "1", *override]
+        arguments = ["annotate", str(labelled.parent / "converted"), str(labelled), "-q", "--workers", "1", *override]
         assert run(arguments) == 0
     after = igrft.load_labels(labelled)
     assert (after[c.INTERACTION_PIXELS] <= before[c.INTERACTION_PIXELS]).all()
     assert (after[c.INTERACTION] == (after[c.INTERACTION_PIXELS] > 5000)).all()
     assert 0 < after[c.INTERACTION].sum() < before[c.INTERACTION].sum()
     assert twin.read_bytes() == real
-
-
-def test_lerobot_serves_pictures_and_labels(tmp_path):
-    from lerobot.datasets import LeRobotDataset
-
-    labelled = through(SMALL, tmp_path)
-    dataset = LeRobotDataset("local/labelled", root=labelled, delta_timestamps={c.RETURN: [0.0, 1 / 30]})
-    item = dataset[len(dataset) - 1]
-    assert item["observation.images.cam_high"].shape == (3, 480, 640)
-    assert item[c.RETURN].shape == (2,)
-    assert item[c.DONE].item() is True
