@@ -36,7 +36,7 @@ test-slow: sync
 
 # `annotate` on clusters that are started for the tests, on this computer.
 test-slurm: sync
-	@command -v slurmctld /usr/sbin/slurmctld >/dev/null || sh tests/cluster/install_slurm.sh
+	@sh tests/cluster/install_slurm.sh
 	$(RUN) pytest -m slurm tests/cluster
 
 test-ray: sync

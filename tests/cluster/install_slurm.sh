@@ -1,17 +1,25 @@
 #!/bin/sh
-# Slurm and munge from the distribution, for the tests; without the right to install it says what to install.
+# Slurm and munge from the distribution, for the tests, if they are absent; without the right to, says what to install.
+# The tests start daemons of their own: of the packages' services only munge's starts, Slurm's have no configuration.
 set -e
 packages="slurm-wlm munge"
+PATH="$PATH:/usr/sbin:/sbin"
+absent=
+for program in munged slurmctld slurmd sbatch srun; do
+    command -v "$program" >/dev/null || absent="$absent $program"
+done
+[ -z "$absent" ] && exit 0
 if ! command -v apt-get >/dev/null; then
-    echo "Slurm is not installed: install slurmctld, slurmd, Slurm's client programs and munge" >&2
+    echo "not found:$absent: install Slurm (slurmctld, slurmd, its commands) and munge" >&2
     exit 1
 elif [ "$(id -u)" = 0 ]; then
     as_root=env
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     as_root="sudo env"
 else
-    echo "Slurm is not installed: run as root: apt-get install $packages" >&2
+    echo "not found:$absent: as root, run: apt-get install $packages" >&2
     exit 1
 fi
+echo "installing $packages"
 $as_root apt-get update -qq
-$as_root DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $packages
+$as_root DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $packages >/dev/null

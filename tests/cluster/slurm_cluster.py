@@ -9,7 +9,6 @@ Needs Debian's packages ``slurm-wlm`` and ``munge`` (no service of theirs has to
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import re
 import shutil
@@ -28,18 +27,13 @@ from processes import free_ports, has_environment, kill_all, release_guard, star
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 #: Seconds without an answer after which the controller gives a node up.
 SLURMD_TIMEOUT = 10
-#: As Slurm's ``conf`` has them; a keyword of :func:`slurm_cluster` replaces one, with None it is left out.
+#: As ``slurm.conf`` has them, without accounting and cgroups; a keyword of :func:`slurm_cluster` replaces one, with
+#: None it is left out.
 SETTINGS: dict[str, str | int | None] = {
     "ClusterName": "loopback",
     "AuthType": "auth/munge",
     "CredType": "cred/munge",
     "ProctrackType": "proctrack/linuxproc",
-    "TaskPlugin": "task/none",
-    "JobAcctGatherType": "jobacct_gather/none",
-    "AccountingStorageType": "accounting_storage/none",
-    "JobCompType": "jobcomp/none",
-    "SwitchType": "switch/none",
-    "MpiDefault": "none",
     "GresTypes": "gpu",
     "MailProg": "/bin/true",
     "SelectType": "select/cons_tres",
@@ -186,7 +180,7 @@ class SlurmCluster:
         for node in self.nodes:
             if node.name not in self._daemons:
                 self._start(node.name, "slurmd", "-D", "-N", node.name)
-        self.run("scancel", "--user", getpass.getuser())
+        self.run("scancel", "--user", str(os.getuid()))
         self.wait_idle(90)
         self.wait_nodes(60)
 
@@ -273,7 +267,7 @@ class SlurmCluster:
             )
 
     def _write_configuration(self, settings: dict[str, str | int | None]) -> None:
-        folder, user = self.folder, getpass.getuser()
+        folder, user = self.folder, os.getuid()
         key = folder / "munge" / "key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
