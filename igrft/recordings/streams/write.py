@@ -39,7 +39,7 @@ def import_ahead() -> Iterator[None]:
     import pyarrow.parquet
 
     assert av and pyarrow.parquet
-    thread = Thread(target=import_module, args=("lerobot.datasets.dataset_writer",), name="import-lerobot")
+    thread = Thread(target=import_module, args=("igrft.recordings.streams.lerobot_writer",), name="import-lerobot")
     thread.start()
     try:
         yield
@@ -130,8 +130,7 @@ def _forget_settings(target: Path, cameras: list[str]) -> None:
 def _create(
     target: Path, first: Episode, fps: int, robot_type: str | None, encoder: Encoder, *, success: bool
 ) -> tuple[Any, Any, Any]:
-    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-    from lerobot.datasets.dataset_writer import DatasetWriter
+    from igrft.recordings.streams.lerobot_writer import EpisodeMetadata, EpisodeWriter
 
     features: dict[str, dict[str, Any]] = {
         name: {"dtype": "float32", "shape": (width,), "names": first.names[name]}
@@ -141,19 +140,19 @@ def _create(
         features[name] = {"dtype": "video", "shape": (height, width, 3), "names": ["height", "width", "channels"]}
     if success:
         features[c.SUCCESS] = {"dtype": "bool", "shape": (1,), "names": None}
-    meta = LeRobotDatasetMetadata.create(
+    meta = EpisodeMetadata.create(
         repo_id="igrft/convert", fps=fps, features=features, robot_type=robot_type, root=target, use_videos=True
     )
     videos = FinishedVideos(target)
     # Not through LeRobotDataset.create: it takes no encoder but its own.
-    writer = DatasetWriter(
+    writer = EpisodeWriter(
         meta=meta,
         root=meta.root,
         rgb_encoder=encoder.for_lerobot(),
         depth_encoder=None,
         encoder_threads=None,
         batch_encoding_size=1,
-        streaming_encoder=videos,  # type: ignore[arg-type]
+        streaming_encoder=videos,
     )
     return meta, writer, videos
 
