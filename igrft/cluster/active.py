@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from igrft.dataset.files import read_json
 from igrft.errors import IgrftError
 from igrft.pipeline.target import Target
 
@@ -14,17 +13,17 @@ def refuse_active(target: Target) -> None:
         IgrftError: they are, or it cannot be told from here.
     """
     folder = target.path.with_name(target.path.name + ".jobs")
-    # Nearly always: nothing was ever submitted for it, or it is over.
-    if not (folder / "job.json").is_file():
-        return
-    state = folder / "state.json"
-    if state.is_file() and read_json(state).get("state") != "submitted":
+    # Nearly always: nothing was ever submitted for it.
+    if not folder.exists():
         return
     from igrft.cluster.jobs import Jobs
     from igrft.cluster.schedulers import alive
 
+    jobs = Jobs(folder)
+    if not jobs.exist or jobs.ended:
+        return
     try:
-        at_work = alive(Jobs(folder))
+        at_work = alive(jobs)
     except IgrftError as error:
         raise IgrftError(
             f"jobs were submitted for {target}, and whether they are still there cannot be told from here "

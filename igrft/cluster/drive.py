@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from igrft.cluster.jobs import Jobs
 from igrft.cluster.settle import Again, settle
 from igrft.cluster.stages import Stage
-from igrft.cluster.task import LabelTask
+from igrft.cluster.task import LabelTask, said
 from igrft.errors import IgrftError
 from igrft.pipeline.outcome import AnnotateResult
 from igrft.pipeline.run import say_to_stderr
@@ -29,28 +29,36 @@ def drive(
     Raises:
         IgrftError: as of :func:`igrft.annotate`.
     """
+    submission, stages = jobs.job()["submission"], jobs.stages()
+    if at_once == 1:
+        # In this thread: Ctrl-C ends what it is about.
+        return _result(_run(jobs, submission, stage, (), run_tasks, say) for stage in stages)
     ended: dict[str, Future[AnnotateResult | None]] = {}
-    stages = jobs.stages()
     # In order, so that none waits for one that has no thread yet.
-    with ThreadPoolExecutor(max(1, at_once)) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         for stage in stages:
-            ended[stage.name] = pool.submit(_run, jobs, stage, [ended[n] for n in stage.after], run_tasks, say)
-        try:
-            result = ended[stages[-1].name].result()
-        except BaseException:
-            for future in ended.values():
-                future.cancel()
-            raise
-    assert result is not None
-    return result
+            after = [ended[name] for name in stage.after]
+            ended[stage.name] = pool.submit(_run, jobs, submission, stage, after, run_tasks, say)
+        return _result(future.result() for future in ended.values())
+
+
+def _result(found: Iterable[AnnotateResult | None]) -> AnnotateResult:
+    *_, last = found
+    assert last is not None
+    return last
 
 
 def _run(
-    jobs: Jobs, stage: Stage, after: Sequence[Future[Any]], run_tasks: Again, say: Callable[[str], None]
+    jobs: Jobs,
+    submission: str,
+    stage: Stage,
+    after: Sequence[Future[Any]],
+    run_tasks: Again,
+    say: Callable[[str], None],
 ) -> AnnotateResult | None:
     for future in after:
         future.result()
-    jobs.refuse_ended(jobs.job()["submission"])
+    jobs.refuse_ended(submission)
     if stage.kind != "label":
         return settle(jobs, stage, run_tasks, say)
     if 0 in jobs.attempts(stage.name):
@@ -65,16 +73,20 @@ def task_of(jobs: Jobs, stage: Stage, attempt: int) -> LabelTask:
 
 
 def main() -> None:
-    """``python -m igrft.cluster.drive FOLDER``: the driver on Ray."""
+    """``python -m igrft.cluster.drive FOLDER SUBMISSION``: the driver on Ray."""
     from igrft.cluster.ray import run_tasks
 
     jobs = Jobs(Path(sys.argv[1]))
+    submission = sys.argv[2]
     try:
-        drive(jobs, run_tasks, at_once=len(jobs.stages()))
-    except IgrftError as error:
-        if not jobs.ended:
-            jobs.put_state("failed", str(error))
-        sys.exit(f"igrft: {error}")
+        jobs.refuse_ended(submission)
+        drive(jobs, run_tasks, at_once=max(2, len(jobs.stages())))
+    except Exception as error:
+        if jobs.holds(submission) and not jobs.ended:
+            jobs.put_state("failed", said(error))
+        if isinstance(error, IgrftError):
+            sys.exit(f"igrft: {error}")
+        raise
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@
       ids.json            jobs of the scheduler by stage
       state.json          submitted, done, failed or cancelled
       reductions.json     what steps made of all episodes together
+      set_aside.json      reasons by row, of episodes that jobs left undone too often
+      result.json         what the run came to
+      lock                held by the process that runs them, where that is no scheduler
       stages/STAGE/ATTEMPT/
         rows.json         the episodes' rows that its tasks share
         nodes/RANK        where a task of Slurm began
@@ -52,7 +55,10 @@ class Jobs:
 
     @property
     def exist(self) -> bool:
-        return (self.folder / "job.json").is_file()
+        try:
+            return (self.folder / "job.json").is_file()
+        except OSError as error:
+            raise IgrftError(f"{self.folder} cannot be read: {error.strerror}") from None
 
     def job(self) -> dict[str, Any]:
         """What was submitted.
@@ -60,7 +66,10 @@ class Jobs:
         Raises:
             IgrftError: nothing was, or the file is damaged.
         """
-        return _object(self.folder / "job.json")
+        found = _object(self.folder / "job.json")
+        if not {"submission", "stages", "executor", "pipeline", "target", "source"} <= found.keys():
+            raise IgrftError(_damaged(self.folder / "job.json"))
+        return found
 
     def begin(self, job: Mapping[str, Any]) -> None:
         """Start anew with a submission; what earlier ones left here is removed.
@@ -68,7 +77,10 @@ class Jobs:
         Raises:
             IgrftError: the folder holds something else.
         """
-        if self.folder.exists() and not self.exist and any(self.folder.iterdir()):
+        if self.exist:
+            # What is no submission of ours is not removed.
+            self.job()
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise IgrftError(
                 f"{self.folder} is where the jobs of TARGET are kept, and holds something else; move it away, or name "
                 "another TARGET"
@@ -98,11 +110,15 @@ class Jobs:
         Raises:
             IgrftError: saying which.
         """
-        if not self.exist or self.job().get("submission") != submission:
+        if not self.holds(submission):
             raise IgrftError(f"{self.folder} holds another submission, or none; this job has nothing to do")
-        state = self.state()
-        if state.get("state") in ENDED:
-            raise IgrftError(f"{self.folder}: {state.get('state')} before this job began")
+        state = self.state().get("state")
+        if state in ENDED:
+            raise IgrftError(f"{self.folder}: the submission is {state}; this job has nothing to do")
+
+    def holds(self, submission: str) -> bool:
+        """Whether this is still the folder of a submission."""
+        return self.exist and self.job()["submission"] == submission
 
     def ids(self) -> dict[str, str]:
         """Jobs of the scheduler by stage (and attempt)."""
@@ -135,6 +151,15 @@ class Jobs:
 
     def put_reductions(self, reductions: Mapping[str, Any]) -> None:
         write_json(self.folder / "reductions.json", {**self.reductions(), **reductions}, indent=None)
+
+    def set_aside(self) -> dict[int, str]:
+        """Reasons by row, of episodes that jobs left undone too often."""
+        path = self.folder / "set_aside.json"
+        return {int(row): str(reason) for row, reason in _object(path).items()} if path.is_file() else {}
+
+    def put_set_aside(self, reasons: Mapping[int, str]) -> None:
+        found = self.set_aside() | dict(reasons)
+        write_json(self.folder / "set_aside.json", {str(row): reason for row, reason in found.items()})
 
     # Attempts at a stage.
 
@@ -171,6 +196,14 @@ class Jobs:
                 continue
         return found
 
+    def log(self, stage: str, number: int, rank: int) -> Path:
+        """Where a task says what became of it; where it never came so far, where its job does; else their folder."""
+        folder = self.attempt(stage, number)
+        own = folder / "logs" / f"task_{rank:05d}.log"
+        if own.is_file():
+            return own
+        return max((folder / "slurm_logs").glob(f"*_{rank}.out"), default=folder, key=lambda p: p.stat().st_mtime)
+
     def begun_on(self, stage: str, number: int) -> dict[int, str]:
         """Nodes by rank as the jobs of an attempt said before anything else, where the scheduler lets them."""
         folder = self.attempt(stage, number) / "nodes"
@@ -198,9 +231,23 @@ def node() -> str:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise IgrftError(f"{path} cannot be read: {error.strerror}") from None
+    if not there:
         raise IgrftError(f"{path} is not there: nothing was submitted for this TARGET, or its jobs were removed")
-    value = read_json(path)
+    try:
+        value = read_json(path)
+    except OSError as error:
+        raise IgrftError(f"{path} cannot be read: {error.strerror}") from None
+    except IgrftError:
+        value = None
     if not isinstance(value, dict):
-        raise IgrftError(f"{path} is damaged; remove the folder {path.parent} and submit again")
+        raise IgrftError(_damaged(path))
     return value
+
+
+def _damaged(path: Path) -> str:
+    folder = next((p for p in path.parents if p.name.endswith(".jobs")), path.parent)
+    return f"{path} is damaged; end its jobs, remove the folder {folder}, and submit again: it resumes"

@@ -9,8 +9,7 @@ from igrft.cluster.jobs import Jobs
 
 def alive(jobs: Jobs) -> bool:
     """Whether jobs of a submission are waiting or running. Raises IgrftError: it cannot be told from here."""
-    module = _module(jobs)
-    return bool(module.alive(jobs)) if module else False
+    return bool(_module(jobs).alive(jobs))
 
 
 def cancel(jobs: Jobs) -> None:
@@ -22,17 +21,15 @@ def cancel(jobs: Jobs) -> None:
     before = jobs.state()
     # First: a job that starts meanwhile finds that nobody waits for it.
     jobs.put_state("cancelled")
-    module = _module(jobs)
     try:
-        if module:
-            module.cancel(jobs)
+        _module(jobs).cancel(jobs)
     except BaseException:
         jobs.put_state(str(before.get("state")), before.get("message"))
         raise
 
 
 def _module(jobs: Jobs) -> Any:
-    """The scheduler's module; None for jobs of a process here, which a lock speaks for."""
+    """The scheduler's module, which must be at hand only where it is asked."""
     kind = jobs.executor().type
     if kind == "slurm":
         from igrft.cluster import slurm
@@ -42,4 +39,6 @@ def _module(jobs: Jobs) -> Any:
         from igrft.cluster import ray
 
         return ray
-    return None
+    from igrft.cluster import local
+
+    return local

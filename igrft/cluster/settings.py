@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from igrft.errors import UsageError, did_you_mean
 from igrft.steps.base import Resources
 
 ExecutorType = Literal["local", "slurm", "ray"]
+_TEXTS = ("partition", "account", "qos", "setup", "address")
 _TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 
@@ -53,7 +55,8 @@ class Executor:
         setup: a line of shell that Slurm's jobs run first; unset, it puts this Python's environment on the path.
         address: of Ray's job server (``http://HEAD:8265``); ``auto`` is the cluster that this machine is part of.
         max_array: most jobs that the cluster takes in one array of Slurm.
-        steps: by step, what differs for it.
+        steps: by heavy step, or entry of the pipeline that it comes from, what differs for it; ``finish`` and
+            ``before-STEP`` are the jobs between and after them.
     """
 
     type: ExecutorType = "local"
@@ -127,8 +130,8 @@ def _apply(override: str, entry: dict[str, Any]) -> None:
             raise UsageError(f"override {override!r}: {part!r} has no keys")
         entry = inner
     try:
-        # Slurm's times are no numbers in base 60.
-        entry[parts[-1]] = text if parts[-1] == "time" else yaml.safe_load(text)
+        # Slurm's times are no numbers in base 60, and an account may be one.
+        entry[parts[-1]] = text if parts[-1] in ("time", *_TEXTS) and text != "null" else yaml.safe_load(text)
     except yaml.YAMLError:
         entry[parts[-1]] = text
 
@@ -136,28 +139,29 @@ def _apply(override: str, entry: dict[str, Any]) -> None:
 def _build(cls: Any, entry: Any, where: str) -> Any:
     if not isinstance(entry, Mapping):
         raise UsageError(f"{where} must be a mapping, got {entry!r}")
-    known = [f.name for f in dataclasses.fields(cls)]
+    known = {f.name: f.default for f in dataclasses.fields(cls)}
     for key, value in entry.items():
         if key not in known:
-            raise UsageError(f"{where} has no key {key!r}{did_you_mean(str(key), known)}")
-        _refuse_bad(str(key), value, where)
+            raise UsageError(f"{where} has no key {key!r}{did_you_mean(str(key), list(known))}")
+        # What has a default that is not "unset" cannot be unset.
+        _refuse_bad(str(key), value, where, needed=known[key] is not None)
     return cls(**entry)
 
 
-def _refuse_bad(key: str, value: Any, where: str) -> None:
+def _refuse_bad(key: str, value: Any, where: str, *, needed: bool) -> None:
     """Every key has one meaning wherever it stands."""
     least = {"tasks": 1, "workers": 1, "retries": 0, "cpus": 1, "memory_gb": 0.1, "gpus": 0, "max_array": 1}
-    if value is None:
+    if value is None and not needed:
         return
     if key == "type" and value not in get_args(ExecutorType):
         raise UsageError(f"{where}: unknown type {value!r}{did_you_mean(str(value), get_args(ExecutorType))}")
     if key in least:
         number = isinstance(value, float | int) if key == "memory_gb" else isinstance(value, int)
-        if not number or isinstance(value, bool) or value < least[key]:
+        if not number or isinstance(value, bool) or not least[key] <= value < math.inf:
             raise UsageError(f"{where}: {key} must be a number of at least {least[key]}, got {value!r}")
     elif key == "time" and not (isinstance(value, str) and _TIME.fullmatch(value)):
         raise UsageError(f'{where}: time must be written as Slurm does and quoted ("24:00:00"), got {value!r}')
     elif key == "sbatch" and not isinstance(value, Mapping):
         raise UsageError(f"{where}: sbatch must be a mapping of options, got {value!r}")
-    elif key in ("partition", "account", "qos", "setup", "address") and not isinstance(value, str):
-        raise UsageError(f"{where}: {key} must be text, got {value!r}")
+    elif key in _TEXTS and not isinstance(value, str):
+        raise UsageError(f"{where}: {key} must be text (quoted, where it looks like a number), got {value!r}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from igrft.cluster.jobs import Jobs
 from igrft.cluster.stages import Stage
-from igrft.cluster.task import SignOfLife, deal, open_source
+from igrft.cluster.task import SignOfLife, deal, open_source, plain_traceback, said, unfit
+from igrft.dataset.parquet import write_json
 from igrft.errors import IgrftError
 from igrft.pipeline.outcome import AnnotateResult
 from igrft.pipeline.run import Run, say_to_stderr
@@ -33,9 +35,10 @@ class SettleTask:
     again: Again
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
-        jobs = Jobs(Path(self.folder))
-        jobs.refuse_ended(self.submission)
-        settle(jobs, jobs.stage(self.stage), self.again)
+        with plain_traceback():
+            jobs = Jobs(Path(self.folder))
+            jobs.refuse_ended(self.submission)
+            settle(jobs, jobs.stage(self.stage), self.again)
 
 
 def settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None] = say_to_stderr) -> AnnotateResult | None:
@@ -47,26 +50,32 @@ def settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None] = 
     Raises:
         IgrftError: as of :func:`igrft.annotate`.
     """
-    sign = SignOfLife(jobs, stage.name, 0, 0)
+    submission = jobs.job()["submission"]
+    sign = SignOfLife(jobs, submission, stage.name, 0, 0)
     sign.write(force=True)
     try:
         try:
-            found = _settle(jobs, stage, again, say)
+            found = _settle(jobs, stage, again, say, sign)
         except OSError as error:
             refuse_full_disk(error)
             raise IgrftError(f"{error.filename or jobs.folder}: {error.strerror or one_line(error)}") from error
-    except BaseException as error:
-        # Also where the scheduler ends it: whoever asks is told.
-        why = one_line(error) if isinstance(error, IgrftError) else f"{type(error).__name__}: {one_line(error)}"
-        if not jobs.ended:
-            jobs.put_state("failed", f"{stage.name}: {why}")
-        sign.end("failed", why)
+    except Exception as error:
+        # Not where the scheduler ends it: it may well begin it again.
+        sign.end("failed", said(error))
+        if jobs.holds(submission) and not jobs.ended:
+            jobs.put_state("failed", f"{stage.name}: {said(error)}")
         raise
     sign.end("done")
+    if found is not None:
+        # Last: who waits for it looks at what there is.
+        write_json(jobs.folder / "result.json", found.to_json())
+        jobs.put_state("done")
     return found
 
 
-def _settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None]) -> AnnotateResult | None:
+def _settle(
+    jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None], sign: SignOfLife
+) -> AnnotateResult | None:
     job = jobs.job()
     where = open_target(job["target"], job.get("staging"))
     if stage.kind == "finish":
@@ -74,15 +83,14 @@ def _settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None]) 
         base = Run.prepare(job["source"], job["target"], jobs.pipeline(), staging=job.get("staging"))
         if base.plan.source != job["fingerprint"]:
             raise IgrftError(f"{job['source']} has changed since this was submitted; submit again")
-        dataset, plan, unfit = base.dataset, base.plan, base.unfit
+        dataset, plan = base.dataset, base.plan
     else:
         dataset, plan = open_source(jobs)
-        unfit = {int(row): reason for row, reason in job["unfit"].items()}
     run = SettlingRun(
         dataset,
         plan,
         where,
-        unfit,
+        unfit(jobs),
         name=job["pipeline"]["name"],
         strict=bool(job["strict"]),
         say=say,
@@ -95,9 +103,7 @@ def _settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None]) 
         where.refuse_strangers(plan.source, bool(job["overwrite"]))
         if stage.kind == "finish":
             result = run.go()
-            jobs.put_state("done")
-            write_result(jobs, result)
-            return result
+            return dataclasses.replace(result, spent=spent(jobs, result.spent))
         run.find_earlier_work()
         try:
             for number in stage.groups:
@@ -106,28 +112,30 @@ def _settle(jobs: Jobs, stage: Stage, again: Again, say: Callable[[str], None]) 
             for step in plan.steps:
                 if spending := step.close():
                     say(spending.line)
+                    sign.spent[step.type] = spending.numbers
         jobs.put_reductions(run.reductions)
+        # Neither later steps nor the end try anew what was tried often enough.
+        jobs.put_set_aside({row: reason for row, reason in run.set_aside.items() if row in run.left_undone})
     return None
 
 
-def write_result(jobs: Jobs, result: AnnotateResult) -> None:
-    """Keep what the run came to, with what tasks spent, for whoever asks later."""
-    from igrft.dataset.parquet import write_json
-
-    write_json(jobs.folder / "result.json", {**result.to_json(), "spent": spent(jobs) | result.spent})
-
-
-def spent(jobs: Jobs) -> dict[str, Any]:
-    """What tasks spent, added up by step: numbers only."""
+def spent(jobs: Jobs, here: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What jobs spent, and what was spent ``here``, added up by step."""
+    told = [
+        p.get("spent") or {}
+        for s in jobs.stages()
+        for n in jobs.attempts(s.name)
+        for p in jobs.progress(s.name, n).values()
+    ]
     total: dict[str, dict[str, Any]] = {}
-    for stage in jobs.stages():
-        for attempt in jobs.attempts(stage.name):
-            for progress in jobs.progress(stage.name, attempt).values():
-                for step, numbers in (progress.get("spent") or {}).items():
-                    into = total.setdefault(step, {})
-                    for name, value in numbers.items():
-                        if isinstance(value, int | float) and not isinstance(value, bool):
-                            into[name] = into.get(name, 0) + value
+    for part in (*told, here):
+        for step, numbers in part.items():
+            into = total.setdefault(step, {})
+            for name, value in numbers.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    into[name] = into.get(name, 0) + value
+                else:
+                    into.setdefault(name, value)
     return total
 
 
@@ -137,6 +145,8 @@ class SettlingRun(Run):
 
     jobs: Jobs = field(kw_only=True)
     try_again: Again = field(kw_only=True)
+    #: Rows that jobs left undone too often.
+    left_undone: set[int] = field(default_factory=set)
 
     def run_group(self, group: list[int]) -> None:
         step = self.plan.steps[group[0]]
@@ -145,6 +155,9 @@ class SettlingRun(Run):
             return
         missing = self.missing(group)
         executor = self.jobs.executor()
+        if missing:
+            # What all episodes say together: the job that should have told may have been killed.
+            self.jobs.put_reductions(self.reductions)
         fruitless = 0
         while missing and fruitless < executor.retries:
             attempt = 1 + max(self.jobs.attempts(step.type), default=-1)
@@ -159,6 +172,7 @@ class SettlingRun(Run):
             left = self.missing(group)
             fruitless = 0 if len(left) < len(missing) else fruitless + 1
             missing = left
+        self.left_undone.update(missing)
         for row in missing:
             self.put_aside(row, self._why(row, step.type))
 
@@ -170,8 +184,9 @@ class SettlingRun(Run):
         attempts = self.jobs.attempts(stage)
         if not attempts:
             return {}
+        _, tasks = self.jobs.rows(stage, attempts[-1])
         # What never came so far as to tell of itself has said on which node it began.
-        begun = {r: {"node": n} for r, n in self.jobs.begun_on(stage, attempts[-1]).items()}
+        begun = {r: {"node": n} for r, n in self.jobs.begun_on(stage, attempts[-1]).items() if r < tasks}
         told: dict[int, dict[str, Any]] = begun | self.jobs.progress(stage, attempts[-1])
         return {r: p for r, p in told.items() if p.get("state") != "done"}
 
@@ -183,7 +198,7 @@ class SettlingRun(Run):
             return f"{episode} was never begun; submit again"
         rows, tasks = self.jobs.rows(stage, attempts[-1])
         rank = deal(rows, self.dataset.lengths, tasks)[row]
-        log = self.jobs.attempt(stage, attempts[-1]) / "logs" / f"task_{rank:05d}.log"
+        log = self.jobs.log(stage, attempts[-1], rank)
         progress = self._failed(stage).get(rank)
         why = (
             "its job never began"

@@ -21,6 +21,8 @@ from igrft.cluster.stages import Stage
 from igrft.cluster.task import LabelTask
 from igrft.errors import IgrftError
 
+#: Options of ``sbatch`` by which memory is asked for.
+MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")
 #: Seconds between two looks at whether a further attempt has ended.
 _LOOK = 5.0
 
@@ -51,12 +53,27 @@ def submit(jobs: Jobs, tasks: Mapping[str, int]) -> None:
 
 def run_again(jobs: Jobs, stage: Stage, attempt: int, tasks: int, avoid: Sequence[str]) -> None:
     """One more attempt, on other nodes than those to ``avoid`` if there are any; returns when its jobs have ended."""
+    # Those of an attempt whose job died after it had submitted them.
+    _wait([i for name, i in jobs.ids().items() if name.startswith(f"{stage.name}/")])
     function = LabelTask(str(jobs.folder), jobs.job()["submission"], stage.name, attempt)
-    exclude = [n for n in avoid if n in (nodes := _nodes())]
-    if len(exclude) == len(nodes):
-        exclude = []
-    job = launch(jobs, stage, function, attempt, tasks, exclude=exclude)
-    while set(job.split(":")) & _alive():
+    exclude = sorted(_nodes().intersection(avoid))
+    try:
+        job = launch(jobs, stage, function, attempt, tasks, exclude=exclude)
+    except IgrftError:
+        if not exclude:
+            raise
+        # There are no others that have what the step needs.
+        job = launch(jobs, stage, function, attempt, tasks)
+    _wait([job])
+
+
+def _wait(joined: Sequence[str]) -> None:
+    """Until these jobs have ended. A controller that is away is waited for, too: they go on without it."""
+    ids = {i for several in joined for i in several.split(":")}
+    while ids:
+        with contextlib.suppress(IgrftError):
+            if not ids & _alive():
+                return
         time.sleep(_LOOK)
 
 
@@ -81,6 +98,8 @@ def launch(
 
     def keep(output: str) -> str:
         launched.append(output.split()[-1])
+        # Each as it comes: what follows may be refused.
+        jobs.put_ids({f"{stage.name}/{attempt}": ":".join(launched)})
         return launched[-1]
 
     made = _executor_class()(
@@ -99,8 +118,6 @@ def launch(
             made.launch_job()
     except subprocess.CalledProcessError as error:
         raise IgrftError(f"sbatch refused step {stage.name!r} ({error}); its own message is above") from None
-    # What is pickled must not hold this closure's list: ids are kept here.
-    jobs.put_ids({f"{stage.name}/{attempt}": ":".join(launched)})
     return ":".join(launched)
 
 
@@ -131,7 +148,7 @@ def _ids(jobs: Jobs) -> list[str]:
 def _alive() -> set[str]:
     """Ids of the user's jobs that have not ended; of arrays, the array's."""
     # A controller that is busy must not look like jobs that have ended.
-    for wait in (2, 10, 30, None):
+    for wait in (2, 10, None):
         found = subprocess.run(["squeue", "--me", "-h", "-o", "%F"], check=False, capture_output=True, text=True)
         if found.returncode == 0:
             return set(found.stdout.split())
@@ -152,12 +169,14 @@ def _options(executor: Executor, stage: Stage, folder: Path, exclude: Sequence[s
     sbatch: dict[str, Any] = {
         # A job that is run again after its node died would else begin its log anew.
         "open-mode": "append",
-        "mem": f"{math.ceil(needs.memory_gb * 1024)}M",
         **({"account": executor.account} if executor.account else {}),
-        **({"exclude": ",".join(exclude)} if exclude else {}),
         **executor.sbatch,
         **own.sbatch,
     }
+    if not any(word in sbatch for word in MEMORY_OPTIONS):
+        sbatch["mem"] = f"{math.ceil(needs.memory_gb * 1024)}M"
+    if exclude:
+        sbatch["exclude"] = ",".join([*exclude, *filter(None, [sbatch.get("exclude")])])
     return {
         "time": own.time or executor.time,
         "partition": own.partition or executor.partition,

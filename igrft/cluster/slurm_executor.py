@@ -6,16 +6,24 @@ from typing import Any
 
 from datatrove.executor.slurm import SlurmPipelineExecutor
 
+from igrft.cluster.slurm import MEMORY_OPTIONS
+
+#: Options of ``sbatch`` by which GPUs are asked for: where the user gives one, no other is added.
+_GPUS = ("gpus", "gres", "gpus-per-node", "gpus-per-task")
+
 
 class SlurmExecutor(SlurmPipelineExecutor):
     """Memory is asked for by job, options may be left to the cluster, and there are no statistics to merge."""
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
-        """The options of ``sbatch``: what is not set is the cluster's own choice."""
-        found = super().get_sbatch_args(max_array)
-        if "mem" in found:
-            del found["mem-per-cpu"]
-        return {k: v for k, v in found.items() if v is not None}
+        """The options of ``sbatch``: the user's own come first, what is not set is the cluster's own choice."""
+        given = self._sbatch_args
+        found = {**super().get_sbatch_args(max_array), **given}
+        for words, plain in ((MEMORY_OPTIONS, "mem-per-cpu"), (_GPUS, "gpus")):
+            if plain not in given and any(word in given for word in words):
+                found.pop(plain, None)
+        # A switch has no value; one that is off is not there; 0 is a value.
+        return {k: "" if v is True else str(v) for k, v in found.items() if v is not None and v is not False}
 
     def launch_merge_stats(self) -> None:
         """No further job: nobody reads datatrove's statistics of these pipelines."""

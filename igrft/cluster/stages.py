@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from igrft.cluster.settings import Executor
+from igrft.errors import UsageError, did_you_mean
+from igrft.pipeline.config import Pipeline
 from igrft.pipeline.plan import Plan
-from igrft.steps.base import Resources
+from igrft.steps.base import Resources, Step
 
 Kind = Literal["label", "settle", "finish"]
 
@@ -68,14 +70,10 @@ def stages_of(plan: Plan, executor: Executor) -> list[Stage]:
         after: tuple[str, ...] = ()
         if below:
             heavy = [labelling[g].name for g in below if g in labelling]
-            settled = Stage(
-                f"before-{step.type}",
-                "settle",
-                tuple(below),
-                (*heavy, *((settled.name,) if settled else ())),
-                _together(plan, below),
-                f"before-{step.type}",
-            )
+            name = before(step)
+            earlier = (settled.name,) if settled else ()
+            resources = executor.resources(_together(plan, below), name)
+            settled = Stage(name, "settle", tuple(below), (*heavy, *earlier), resources, name)
             stages.append(settled)
             after = (settled.name,)
         owner = plan.owners[group[0]]
@@ -92,6 +90,28 @@ def stages_of(plan: Plan, executor: Executor) -> list[Stage]:
         "finish",
     )
     return [*stages, finish]
+
+
+def before(step: Step) -> str:
+    """Name of the stage that sees to what a heavy step builds on."""
+    return f"before-{step.type}"
+
+
+def refuse_unknown_steps(plan: Plan, pipeline: Pipeline) -> None:
+    """Raises UsageError: ``executor.steps`` speaks of what is no job of this plan, so that it would do nothing."""
+    known = {"finish": None}
+    for step, owner in zip(plan.steps, plan.owners, strict=True):
+        if step.heavy:
+            known |= dict.fromkeys((step.type, owner, before(step)))
+    cheap = {s.type for s in plan.steps} | set(plan.owners)
+    # What this dataset has no use for is left out of the plan, and no mistake.
+    left_out = {s.type for s in pipeline.steps} - cheap
+    for name in pipeline.executor.steps:
+        if name in known or name in left_out:
+            continue
+        if name in cheap:
+            raise UsageError(f"executor.steps: step {name!r} is no job of its own, it runs in others; name 'finish'")
+        raise UsageError(f"executor.steps: no step {name!r} in this pipeline{did_you_mean(name, list(known))}")
 
 
 def ancestors(plan: Plan, number: int) -> list[int]:

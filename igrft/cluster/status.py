@@ -120,13 +120,21 @@ def follow(
         show(found)
         if time.monotonic() - asked > ask_scheduler:
             asked = time.monotonic()
-            if not alive(jobs) and not (found := status(target)).ended:
+            if _gone(jobs) and not (found := status(target)).ended:
                 raise IgrftError(
                     f"the jobs of {target} are gone, and none told of an end (killed by the scheduler?); run the same "
                     f"command again, it resumes; logs: {jobs.folder}"
                 )
         time.sleep(every)
     return found
+
+
+def _gone(jobs: Jobs) -> bool:
+    """Whether no job is left; not so where the scheduler does not answer, for they may go on without it."""
+    try:
+        return not alive(jobs)
+    except IgrftError:
+        return False
 
 
 def _stage_status(jobs: Jobs, stage: Stage) -> StageStatus:
@@ -177,7 +185,7 @@ def _stage_status(jobs: Jobs, stage: Stage) -> StageStatus:
         frames_per_second=sum(s[1] for s in speed),
         seconds_left=(len(rows) - done) / episodes_per_second if episodes_per_second else None,
         error=None if first is None else failed[first].get("error"),
-        log=None if first is None else str(jobs.attempt(stage.name, attempts[-1]) / "logs" / f"task_{first:05d}.log"),
+        log=None if first is None else str(jobs.log(stage.name, attempts[-1], first)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import time
@@ -14,8 +15,9 @@ import igrft
 from igrft.cluster.active import refuse_active
 from igrft.cluster.jobs import Jobs
 from igrft.cluster.settle import DEFAULT_TASKS
-from igrft.cluster.stages import Stage, ancestors, stages_of
-from igrft.errors import UsageError
+from igrft.cluster.stages import Stage, ancestors, refuse_unknown_steps, stages_of
+from igrft.cluster.task import said
+from igrft.errors import IgrftError, UsageError
 from igrft.extras import require
 from igrft.pipeline.config import Pipeline
 from igrft.pipeline.outcome import AnnotateResult
@@ -73,7 +75,7 @@ def submit(
         from igrft.cluster.slurm import refuse_no_slurm
 
         refuse_no_slurm()
-    jobs, tasks, episodes = _prepare(source, target, pipeline, strict, overwrite, say)
+    jobs, tasks, episodes = prepare(source, target, pipeline, strict, overwrite, say)
     try:
         if kind == "slurm":
             from igrft.cluster import slurm
@@ -87,7 +89,8 @@ def submit(
         from igrft.cluster.schedulers import cancel
 
         # What was submitted of it must not run on alone.
-        cancel(jobs)
+        with contextlib.suppress(IgrftError):
+            cancel(jobs)
         jobs.put_state("failed", f"it was not submitted: {error}")
         raise
     counts = {s.name: tasks.get(s.name, 0) if s.kind == "label" else 1 for s in jobs.stages()}
@@ -102,6 +105,7 @@ def run_here(
     strict: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = say_to_stderr,
+    staging: str | Path | None = None,
 ) -> AnnotateResult:
     """Run the same jobs in this process and its children.
 
@@ -114,27 +118,48 @@ def run_here(
         )
     require("executor.tasks", "slurm")
     from igrft.cluster.drive import drive
-    from igrft.cluster.local import run_tasks
+    from igrft.cluster.local import at_work, run_tasks
 
-    jobs, _, _ = _prepare(source, target, pipeline, strict, overwrite, say)
-    try:
-        return drive(jobs, run_tasks, say=say)
-    except BaseException:
-        if not jobs.ended:
+    with contextlib.ExitStack() as block:
+        jobs, _, _ = prepare(
+            source,
+            target,
+            pipeline,
+            strict,
+            overwrite,
+            say,
+            staging=staging,
+            hold=lambda j: block.enter_context(at_work(j)),
+        )
+        try:
+            return drive(jobs, run_tasks, say=say)
+        except Exception as error:
+            if not jobs.ended:
+                jobs.put_state("failed", said(error))
+            raise
+        except BaseException:
             jobs.put_state("cancelled")
-        raise
+            raise
 
 
-def _prepare(
+def prepare(
     source: str | Path,
     target: str | Path,
     pipeline: Pipeline,
     strict: bool,
     overwrite: bool,
     say: Callable[[str], None],
+    *,
+    staging: str | Path | None = None,
+    hold: Callable[[Jobs], object] = lambda jobs: None,
 ) -> tuple[Jobs, dict[str, int], dict[str, int]]:
-    """Check the run, and write down what is to be done: the jobs, and tasks and episodes by stage of a heavy step."""
-    run = Run.prepare(source, target, pipeline)
+    """Check the run, and write down what is to be done: the jobs, and tasks and episodes by stage of a heavy step.
+
+    Args:
+        hold: called with the jobs while TARGET is still held.
+    """
+    run = Run.prepare(source, target, pipeline, staging=staging)
+    refuse_unknown_steps(run.plan, pipeline)
     run.strict, run.say = strict, say
     where, plan = run.target, run.plan
     where.refuse_strangers(plan.source, overwrite)
@@ -176,6 +201,7 @@ def _prepare(
                 "stages": [s.to_json() for s in stages],
             }
         )
+        hold(jobs)
         tasks, episodes = {}, {}
         for stage in stages:
             if stage.kind == "label" and (missing := rows[stage.groups[0]]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,9 +50,10 @@ class LabelTask:
     attempt: int
 
     def __call__(self, data: Any, rank: int, world_size: int) -> None:
-        jobs = Jobs(Path(self.folder))
-        jobs.refuse_ended(self.submission)
-        label_share(jobs, jobs.stage(self.stage), self.attempt, rank)
+        with plain_traceback():
+            jobs = Jobs(Path(self.folder))
+            jobs.refuse_ended(self.submission)
+            label_share(jobs, jobs.stage(self.stage), self.attempt, rank)
 
 
 def label_share(jobs: Jobs, stage: Stage, attempt: int, rank: int) -> None:
@@ -60,7 +62,7 @@ def label_share(jobs: Jobs, stage: Stage, attempt: int, rank: int) -> None:
     Raises:
         IgrftError: this task cannot go on; what it staged stands, and the rest is tried again elsewhere.
     """
-    sign = SignOfLife(jobs, stage.name, attempt, rank)
+    sign = SignOfLife(jobs, jobs.job()["submission"], stage.name, attempt, rank)
     sign.write(force=True)
     try:
         dataset, plan = open_source(jobs)
@@ -69,23 +71,49 @@ def label_share(jobs: Jobs, stage: Stage, attempt: int, rank: int) -> None:
         labelling = shared_labelling(jobs, dataset, plan, rows, sign.bar, stage)
         sign.begin(rows, dataset.lengths)
         labelling.find_earlier_work()
-        group = stage.groups[0]
-        for below in ancestors(plan, group):
+        number = stage.groups[0]
+        for below in ancestors(plan, number):
             # Sets the keys that this step's are made from.
-            labelling.missing(plan.groups[below])
-        sign.already = len(rows) - len(labelling.left)
+            if undone := labelling.missing(plan.groups[below]):
+                steps = "+".join(plan.steps[n].type for n in plan.groups[below])
+                raise IgrftError(f"step {steps!r} is not done for {len(undone)} episodes; the job before failed")
+        sign.already = len(rows) - len(labelling.missing(plan.groups[number]))
         try:
-            labelling.run_group(plan.groups[group])
+            labelling.run_group(plan.groups[number])
         finally:
-            for number in plan.groups[group]:
-                if spending := plan.steps[number].close():
+            for step in (plan.steps[n] for n in plan.groups[number]):
+                if spending := step.close():
                     print(spending.line, flush=True)
-                    sign.spent[plan.steps[number].type] = spending.numbers
-        sign.set_aside = len(labelling.set_aside)
+                    sign.spent[step.type] = spending.numbers
+        sign.set_aside = sum(row in labelling.set_aside for row in rows)
         sign.end("done")
     except BaseException as error:
-        sign.end("failed", f"{type(error).__name__}: {one_line(error)}")
+        sign.end("failed", said(error))
         raise
+
+
+@contextmanager
+def plain_traceback() -> Iterator[None]:
+    """Write an error with its traceback to the task's log; what is raised in its place has none.
+
+    datatrove's logger would write the values of variables beside every line, and a key may be among them.
+    """
+    told = None
+    try:
+        yield
+    except Exception as error:
+        from datatrove.utils.logging import logger
+
+        # As one text, or every line of it would be looked through for fields to fill in.
+        logger.error("{}", traceback.format_exc())
+        told = said(error)
+    if told is not None:
+        raise IgrftError(told) from None
+
+
+def said(error: BaseException) -> str:
+    """An error in one line; with its kind, where it is not one that was made for people."""
+    return one_line(error) if isinstance(error, IgrftError) else f"{type(error).__name__}: {one_line(error)}"
 
 
 def open_source(jobs: Jobs) -> tuple[DatasetReader, Plan]:
@@ -101,6 +129,11 @@ def open_source(jobs: Jobs) -> tuple[DatasetReader, Plan]:
     return dataset, make_plan(jobs.pipeline(), dataset, job["fingerprint"])
 
 
+def unfit(jobs: Jobs) -> dict[int, str]:
+    """Reasons by row, of episodes that nothing labels, or that earlier jobs left undone too often."""
+    return {int(row): str(reason) for row, reason in jobs.job()["unfit"].items()} | jobs.set_aside()
+
+
 def shared_labelling(
     jobs: Jobs, dataset: DatasetReader, plan: Plan, rows: Sequence[int], bar: Callable[..., Any], stage: Stage
 ) -> Labelling:
@@ -112,7 +145,7 @@ def shared_labelling(
         dataset,
         plan,
         open_target(job["target"], job.get("staging")),
-        {int(row): reason for row, reason in job["unfit"].items()},
+        unfit(jobs),
         workers=max(1, stage.resources.cpus // max(1, own.cpus)),
         strict=bool(job["strict"]),
         rows=rows,
@@ -143,6 +176,7 @@ class SignOfLife:
     """A task's progress, as others see it."""
 
     jobs: Jobs
+    submission: str
     stage: str
     attempt: int
     rank: int
@@ -165,34 +199,38 @@ class SignOfLife:
     def end(self, state: str, error: str | None = None) -> None:
         self.state, self.error = state, error
         try:
-            self.write(force=True)
-        except OSError as trouble:
+            # A job that comes back late says nothing over what others did in its place.
+            if self.jobs.holds(self.submission) and self.jobs.state().get("state") != "done":
+                self._tell()
+        except (OSError, IgrftError) as trouble:
             # The error itself matters more than that it cannot be told.
-            print(f"{self.jobs.folder} cannot be written: {one_line(trouble)}", flush=True)
+            print(f"{self.jobs.folder}: {one_line(trouble)}", flush=True)
 
     @contextmanager
     def bar(self, what: str, episodes: int, frames: int, *, show: bool = True) -> Iterator[Callable[[int, int], None]]:
         """As :func:`igrft.progress.progress`; also ends the task where the whole submission has ended."""
-        self.already = self.episodes - episodes
 
         def advance(more_episodes: int, more_frames: int) -> None:
             self.done += more_episodes
             self.done_frames += more_frames
-            if self.write():
-                state = self.jobs.state().get("state")
-                if state in ("failed", "cancelled"):
-                    raise IgrftError(f"stopped: the submission is {state}")
+            self.write()
 
         yield advance
 
-    def write(self, *, force: bool = False) -> bool:
-        """Tell the others, if it is time to; whether it was."""
-        now = time.time()
-        if not force and now - self._written < BEAT:
-            return False
-        self._written = now
+    def write(self, *, force: bool = False) -> None:
+        """Tell the others, if it is time to.
+
+        Raises:
+            IgrftError: nobody waits for this task any more.
+        """
+        if not force and time.time() - self._written < BEAT:
+            return
+        self.jobs.refuse_ended(self.submission)
+        self._tell()
+
+    def _tell(self) -> None:
+        now = self._written = time.time()
         value = {name: getattr(self, name) for name in _TOLD}
         value |= {"node": node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "now": now}
         value["restarts"] = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         self.jobs.put_progress(self.stage, self.attempt, self.rank, value)
-        return True

@@ -15,7 +15,7 @@ from igrft.dataset.files import IGRFT
 from igrft.dataset.fingerprint import digest_of, fingerprint
 from igrft.dataset.locate import locate
 from igrft.dataset.reader import DatasetReader
-from igrft.errors import IgrftError
+from igrft.errors import IgrftError, UsageError
 from igrft.pipeline.assemble import Assembly
 from igrft.pipeline.config import Pipeline, load_pipeline
 from igrft.pipeline.labelling import Labelling, kept_file, say_to_stderr
@@ -68,10 +68,12 @@ def annotate(
     """
     loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(str(pipeline), overrides)
     if loaded.executor.in_jobs:
+        if workers is not None:
+            raise UsageError("workers are for a run in one process; of jobs give executor.workers")
         # Here: what runs elsewhere is asked for by few.
         from igrft.cluster.submit import run_here
 
-        return run_here(source, target, loaded, strict=strict, overwrite=overwrite, say=say)
+        return run_here(source, target, loaded, strict=strict, overwrite=overwrite, say=say, staging=staging)
     run = Run.prepare(source, target, loaded, staging=staging)
     run.workers, run.strict, run.show, run.say = workers or default_workers(), strict, show_progress, say
     where, plan = run.target, run.plan

@@ -8,6 +8,7 @@ was set aside. Files appear under their name only when whole, so a killed run le
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,7 +34,7 @@ class Staged:
         row: row of the episodes' table.
         key: digest of all that determined the result.
         path: the staged file; ``batch``, ``offset`` and ``length`` say which of its rows.
-        text: what the step recorded, as JSON: a tenth of the memory of the objects.
+        text: what the step recorded, as JSON: a tenth of the memory of the objects. None: it is in the file.
         reason: why the episode was set aside, or None.
     """
 
@@ -43,18 +44,24 @@ class Staged:
     batch: int
     offset: int
     length: int
-    text: str
+    text: str | None
     reason: str | None = None
 
     @property
     def record(self) -> dict[str, Any]:
         """What the step recorded."""
-        return json.loads(self.text) if self.text != "{}" else {}
+        text = self.read_text()
+        return json.loads(text) if text != "{}" else {}
+
+    def read_text(self) -> str:
+        """The record as JSON, from the file where it is not held."""
+        if self.text is not None:
+            return self.text
+        return _texts(str(self.path), _version(self.path))[self.row, self.key]
 
     def rows(self) -> pa.RecordBatch:
         """The arrays as Arrow; only their batch of the file is read."""
-        stat = self.path.stat()
-        reader = _open(str(self.path), (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        reader = _open(str(self.path), _version(self.path))
         return reader.get_batch(self.batch).slice(self.offset, self.length)
 
     def labels(self) -> EpisodeLabels:
@@ -88,56 +95,23 @@ class Result:
     reason: str | None = None
 
 
+def _version(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+#: A pass over the episodes has a file of every step open; a plan has up to a dozen.
 @lru_cache(maxsize=16)
 def _open(path: str, version: tuple[int, int, int]) -> pa.ipc.RecordBatchFileReader:
     """An open staged file. Another file under the same name is another ``version``."""
     return pa.ipc.open_file(pa.memory_map(path))
 
 
-class StageStore:
-    """The staged results of one step in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._found: dict[tuple[int, str], Staged] = {}
-
-    def scan(self, *extra: Path, rows: Sequence[int] | None = None) -> None:
-        """Find what earlier runs left, here and in ``extra`` files. What cannot be read is removed.
-
-        Args:
-            rows: look for these only; None is all. Files that hold none of them are not opened.
-        """
-        wanted = None if rows is None else frozenset(rows)
-        for path in (*extra, *sorted(self.folder.glob("*.arrow"))):
-            if path.parent == self.folder and wanted is not None and not _may_hold(path, wanted):
-                continue
-            try:
-                for staged in read_entries(path):
-                    if wanted is None or staged.row in wanted:
-                        self._found[staged.row, staged.key] = staged
-            except (pa.ArrowInvalid, OSError, ValueError, KeyError):
-                if path.parent == self.folder:
-                    path.unlink(missing_ok=True)
-
-    def get(self, row: int, key: str) -> Staged | None:
-        return self._found.get((row, key))
-
-    def forget_set_aside(self, *, remove: bool = False) -> None:
-        """A new run tries set-aside episodes again.
-
-        Args:
-            remove: their files too, so that other processes do not find them; what else lies in these is done again.
-        """
-        if remove:
-            gone = {s.path for s in self._found.values() if s.reason is not None and s.path.parent == self.folder}
-            for path in gone:
-                path.unlink(missing_ok=True)
-            self._found = {k: s for k, s in self._found.items() if s.path not in gone}
-        self._found = {k: s for k, s in self._found.items() if s.reason is None}
-
-    def add(self, staged: Sequence[Staged]) -> None:
-        for s in staged:
-            self._found[s.row, s.key] = s
+@lru_cache(maxsize=16)
+def _texts(path: str, version: tuple[int, int, int]) -> dict[tuple[int, str], str]:
+    """What was recorded of the episodes of a staged file, by row and key."""
+    entries = json.loads(_open(path, version).schema.metadata[_META])
+    return {(int(e["row"]), e["key"]): e["record"] for e in entries}
 
 
 def write_staged(folder: Path, results: Sequence[Result]) -> list[Staged]:
@@ -156,25 +130,42 @@ def write_staged(folder: Path, results: Sequence[Result]) -> list[Staged]:
         offset += length
     name = f"{results[0].row:06d}-{results[-1].row:06d}-{digest_of([r.key for r in results])}.arrow"
     path = folder / name
-    if (there := _whole(path)) is not None:
-        return there
     schema = pa.schema([(n, a.type) for n, a in arrays.items()], {_META: json.dumps(entries).encode()})
-    with (
-        whole_file(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
-    ):
-        writer.write_batch(pa.record_batch(list(arrays.values()), schema=schema))
+    try:
+        with whole_file(path) as temporary:
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+                writer.write_batch(pa.record_batch(list(arrays.values()), schema=schema))
+            _refuse_second(temporary, path)
+    except _SecondError as second:
+        return second.first
     return [_staged(e, path) for e in entries]
 
 
-def _whole(path: Path) -> list[Staged] | None:
-    """What a process that was thought dead has staged meanwhile: the first result stands, others build on it."""
+class _SecondError(Exception):
+    """Another process, which was thought dead, has staged the same meanwhile: its result stands, others build on it."""
+
+    def __init__(self, first: list[Staged]) -> None:
+        self.first = first
+
+
+def _refuse_second(temporary: Path, path: Path) -> None:
+    """Give a file its name if no result has it. Raises _SecondError: one has."""
+    try:
+        # Unlike a rename, this never replaces.
+        os.link(temporary, path)
+        return
+    except FileExistsError:
+        pass
+    except OSError:
+        # A file system without links: of two that end in the same moment, the last stands there.
+        if not path.exists():
+            return
     try:
         there = list(read_entries(path))
     except (pa.ArrowInvalid, OSError, ValueError, KeyError):
-        return None
-    return there if all(s.reason is None for s in there) else None
+        return
+    if all(s.reason is None for s in there):
+        raise _SecondError(there)
 
 
 def read_entries(path: Path) -> Iterator[Staged]:
@@ -203,15 +194,6 @@ def merge_staged(path: Path, staged: Sequence[Staged]) -> None:
             writer.write_batch(s.rows().replace_schema_metadata(schema.metadata))
 
 
-def _may_hold(path: Path, rows: frozenset[int]) -> bool:
-    """Whether a staged file may hold one of these rows, by its name."""
-    first, _, rest = path.name.partition("-")
-    last = rest.partition("-")[0]
-    if not (first.isdigit() and last.isdigit()):
-        return True
-    return not rows.isdisjoint(range(int(first), int(last) + 1))
-
-
 def _entry(s: Staged) -> dict[str, Any]:
     return {
         "row": s.row,
@@ -219,7 +201,7 @@ def _entry(s: Staged) -> dict[str, Any]:
         "batch": s.batch,
         "offset": s.offset,
         "length": s.length,
-        "record": s.text,
+        "record": s.read_text(),
         "reason": s.reason,
     }
 

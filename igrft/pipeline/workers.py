@@ -198,6 +198,9 @@ def label_task(job: Job, label: Labeller, dataset: DatasetReader, task: Task) ->
     for staged in task.upstream:
         merge(episode, staged.labels())
     labels, reason = label_episode(label, episode, job.step)
+    if not (staging := job.folder.parent.parent).is_dir():
+        # It is not made anew: TARGET is there already, and this process was thought dead.
+        raise IgrftError(f"{staging} is gone: the run that this belongs to has ended")
     try:
         return write_staged(job.folder, [Result(task.row, task.key, episode.length, labels, reason)])[0]
     except OSError as error:

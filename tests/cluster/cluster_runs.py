@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,3 +74,9 @@ def igrft(*arguments: object, check: bool = True) -> subprocess.CompletedProcess
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def dies_on_rank_one(data: Any, rank: int, world_size: int) -> None:
+    """A task whose process is killed on one rank: what a task of datatrove's executors is."""
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
