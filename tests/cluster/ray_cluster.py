@@ -252,8 +252,17 @@ class RayCluster:
         temporary.mkdir(exist_ok=True)
         env = {**self.env, **SETTINGS, CLUSTER: str(self.folder), NODE: node.name, "TMPDIR": str(temporary)}
         del env["RAY_ADDRESS"]  # `ray start --head` would join it
+        # Ray gives itself half a minute to start, which may be too short on a computer that is busy.
+        for _ in range(3):
+            if self._run_start(node, command, env) == 0:
+                self._up.add(node.name)
+                return
+            self.kill_node(node.name)
+        raise RuntimeError(f"{node.name}: `ray start` fails\n{self.logs()}")
+
+    def _run_start(self, node: Node, command: tuple[str, ...], env: dict[str, str]) -> int:
         with (self.folder / f"{node.name}.out").open("ab") as out:
-            done = subprocess.run(
+            return subprocess.run(
                 command,
                 env=env,
                 cwd=self.folder,
@@ -262,10 +271,7 @@ class RayCluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the tests
                 timeout=300,
-            )
-        if done.returncode:
-            raise RuntimeError(f"ray start: status {done.returncode}\n{self.logs()}")
-        self._up.add(node.name)
+            ).returncode
 
 
 def _stop(folder: Path) -> None:
