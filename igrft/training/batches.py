@@ -14,11 +14,13 @@ from torch import Tensor
 
 from igrft.errors import IgrftError
 from igrft.training.frames import Frames, Observation, concatenated
-from igrft.training.labels import FrameLabels
+from igrft.training.labels import LabelSource
 
 #: Batches that a worker holds ready.
-_PREFETCH = 2
+PREFETCH = 2
 
+#: Reads some places of a batch that are of one dataset.
+Read = Callable[[int, np.ndarray], tuple[Observation, Observation | None]]
 #: Frames of a batch: (number of the dataset, absolute index in it), int64 [B] each.
 Part = tuple[np.ndarray, np.ndarray]
 
@@ -69,7 +71,7 @@ class RawBatch:
 
 def batches(
     frames: Sequence[Frames],
-    labels: Sequence[FrameLabels],
+    labels: Sequence[LabelSource],
     parts: Iterable[Part],
     count: int,
     *,
@@ -91,22 +93,22 @@ def batches(
     """
     gather = _Gather(frames, next_too)
     if workers < 1:
-        return (_delivered(gather[part], labels) for part in parts)
+        return (delivered(gather[part], labels) for part in parts)
     loader = torch.utils.data.DataLoader(
         gather,
         batch_size=None,
         sampler=_Parts(parts, count),  # type: ignore[arg-type]
         num_workers=min(workers, max(count, 1)),
-        prefetch_factor=_PREFETCH,
+        prefetch_factor=PREFETCH,
         pin_memory=torch.device(device).type == "cuda",
         # A loader draws its workers' seed: from a generator of its own, so that the run's stays where it was.
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_let_the_run_decide,
+        worker_init_fn=let_the_run_decide,
     )
-    return (_delivered(seen, labels) for seen in loader)
+    return (delivered(seen, labels) for seen in loader)
 
 
-def _let_the_run_decide(_: int) -> None:
+def let_the_run_decide(_: int) -> None:
     """Ctrl-C and `timeout` signal a whole group of processes: workers leave it, so that the run alone decides."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
@@ -118,7 +120,7 @@ def by_dataset(dataset: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield number, np.flatnonzero(dataset == number)
 
 
-def _delivered(seen: _Seen | IgrftError, labels: Sequence[FrameLabels]) -> RawBatch:
+def delivered(seen: Seen | IgrftError, labels: Sequence[LabelSource]) -> RawBatch:
     """Labels are added here: sent from a worker, every array would take a file handle."""
     if isinstance(seen, IgrftError):
         raise seen
@@ -149,7 +151,7 @@ class _Parts:
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What a worker sends: observations, and which they are."""
 
     observation: Observation
@@ -157,10 +159,10 @@ class _Seen:
     dataset: np.ndarray
     index: np.ndarray
 
-    def pin_memory(self) -> _Seen:
+    def pin_memory(self) -> Seen:
         """A DataLoader calls this."""
         later = None if self.next_observation is None else _each(self.next_observation, Tensor.pin_memory)
-        return _Seen(_each(self.observation, Tensor.pin_memory), later, self.dataset, self.index)
+        return Seen(_each(self.observation, Tensor.pin_memory), later, self.dataset, self.index)
 
 
 class _Gather(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -170,29 +172,33 @@ class _Gather(torch.utils.data.Dataset):  # type: ignore[type-arg]
         self.frames = frames
         self.next_too = next_too
 
-    def __getitem__(self, part: Part) -> _Seen | IgrftError:
+    def __getitem__(self, part: Part) -> Seen | IgrftError:
         """The error of a frame that cannot be read is returned: raised, it would come wrapped in a traceback."""
         dataset, index = part
-        now: list[tuple[np.ndarray, Observation]] = []
-        later: list[tuple[np.ndarray, Observation]] = []
         try:
-            for number, at in by_dataset(dataset):
-                observation, following = self.frames[number].gather(index[at], next_too=self.next_too)
-                now.append((at, observation))
-                if following is not None:
-                    later.append((at, following))
+            return gathered(lambda n, at: self.frames[n].gather(index[at], next_too=self.next_too), dataset, index)
         except IgrftError as error:
             return error
-        size = len(index)
-        return _Seen(concatenated(now, size), concatenated(later, size) if later else None, dataset, index)
+
+
+def gathered(read: Read, dataset: np.ndarray, index: np.ndarray) -> Seen:
+    """A batch of several datasets: ``read(dataset, places in the batch)`` gives the observations there."""
+    now: list[tuple[np.ndarray, Observation]] = []
+    later: list[tuple[np.ndarray, Observation]] = []
+    for number, at in by_dataset(dataset):
+        observation, following = read(number, at)
+        now.append((at, observation))
+        if following is not None:
+            later.append((at, following))
+    size = len(index)
+    return Seen(concatenated(now, size), concatenated(later, size) if later else None, dataset, index)
 
 
 def _each(values: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     return {k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
-def _labels_at(labels: FrameLabels, index: np.ndarray) -> Observation:
+def _labels_at(labels: LabelSource, index: np.ndarray) -> Observation:
     out: Observation = {name: torch.from_numpy(values) for name, values in labels.take(index).items()}
-    names = labels.subtask_names
-    out["subtasks"] = [names[i] if 0 <= i < len(names) else "" for i in labels.subtask[index].tolist()]
+    out["subtasks"] = labels.subtasks(index)
     return out

@@ -9,13 +9,13 @@ import numpy as np
 
 from igrft import columns as c
 from igrft.dataset.files import STATS
-from igrft.dataset.labels import load_labels
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError, did_you_mean
 from igrft.recordings.video_facts import TOLERANCE_S
 from igrft.steps.registry import step_that_makes
+from igrft.training.blocks import pieces
 from igrft.training.frames import STATES, place_of
-from igrft.training.labels import WEIGHTED, FrameLabels, required_columns
+from igrft.training.labels import WEIGHTED, LabelSource, required_columns
 from igrft.training.recipe import KINDS, DatasetEntry, Recipe
 
 #: Statistics that each of LeRobot's normalisations reads, by its name.
@@ -81,6 +81,14 @@ def _check_entry(i: int, entry: DatasetEntry) -> None:
     if not (np.isfinite(entry.weight) and entry.weight > 0):
         raise UsageError(
             f"datasets.{i}.weight must be above 0, got {entry.weight}; take the dataset out to leave it unused"
+        )
+    for key, value in (("buffer_size", entry.buffer_size), ("shards", entry.shards)):
+        if value < 1:
+            raise UsageError(f"datasets.{i}.{key} must be at least 1, got {value}")
+    if entry.streaming and entry.buffer_size < entry.shards:
+        raise UsageError(
+            f"datasets.{i}.buffer_size {entry.buffer_size} leaves some of {entry.shards} shards without a frame; give "
+            f"at least {entry.shards}, or fewer shards"
         )
     if entry.episodes is None:
         return
@@ -230,43 +238,57 @@ def check_statistics(
                 )
 
 
-def check_numbers(dataset: DatasetReader, labels: FrameLabels, values: np.ndarray, name: str) -> None:
+def check_numbers(dataset: DatasetReader, labels: LabelSource, values: np.ndarray, name: str) -> None:
     """States or actions [N, d] are finite in every episode that is used.
 
     Raises:
         IgrftError: naming the first that is not.
     """
     used = np.repeat(labels.episodes.usable, labels.episodes.length)
+    check_finite(dataset, used, values, name, None)
+
+
+def check_finite(
+    dataset: DatasetReader, used: np.ndarray, values: np.ndarray, name: str, index: np.ndarray | None
+) -> None:
+    """The same of some frames: those of absolute ``index`` (None is all), where ``used`` is true."""
     wrong = np.flatnonzero(used & ~np.isfinite(values).all(axis=1))
     if len(wrong):
+        where = place_of(dataset, int(wrong[0] if index is None else index[wrong[0]]))
         raise IgrftError(
-            f"{dataset.root}: {place_of(dataset, int(wrong[0]))}: {name!r} is not finite ({len(wrong)} such frames); "
+            f"{dataset.root}: {where}: {name!r} is not finite ({len(wrong)} such frames); "
             "repair the recording, or name the episodes to use in the recipe (datasets.N.episodes)"
         )
 
 
-def check_timestamps(dataset: DatasetReader, labels: FrameLabels) -> None:
+def check_timestamps(dataset: DatasetReader, labels: LabelSource) -> None:
     """LeRobot will find a picture for every timestamp: each is within its tolerance of frame / fps.
 
     Raises:
         IgrftError: naming the worst frame.
     """
-    times = load_labels(dataset, [c.TIMESTAMP])[c.TIMESTAMP]
-    ideal = labels.frame / dataset.fps
-    # Past half an hour a float32 cannot hold a time to 0.1 ms; its own rounding is no fault.
-    allowed = np.maximum(TOLERANCE_S, np.spacing(ideal.astype(times.dtype)).astype(np.float64))
-    off = np.nan_to_num(np.abs(times.astype(np.float64) - ideal), nan=np.inf)
-    off[~np.repeat(labels.episodes.usable, labels.episodes.length)] = 0.0
-    if (off > allowed).any():
-        worst = int(np.argmax(off))
+    worst, where, count = 0.0, 0, 0
+    for piece in pieces(dataset, [c.TIMESTAMP]):
+        times = piece.columns[c.TIMESTAMP]
+        lengths = dataset.lengths[piece.rows]
+        ideal = (piece.index - np.repeat(dataset.from_index[piece.rows], lengths)) / dataset.fps
+        # Past half an hour a float32 cannot hold a time to 0.1 ms; its own rounding is no fault.
+        allowed = np.maximum(TOLERANCE_S, np.spacing(ideal.astype(times.dtype)).astype(np.float64))
+        off = np.nan_to_num(np.abs(times.astype(np.float64) - ideal), nan=np.inf)
+        off[~np.repeat(labels.episodes.usable[piece.rows], lengths)] = 0.0
+        wrong = off > allowed
+        count += int(np.count_nonzero(wrong))
+        if wrong.any() and off.max() > worst:
+            worst, where = float(off.max()), int(piece.index[np.argmax(off)])
+    if count:
         raise IgrftError(
-            f"{dataset.root}: {place_of(dataset, worst)}: the timestamp is {1000 * off[worst]:.1f} ms off frame / fps "
-            f"(the worst of {np.count_nonzero(off > allowed)} frames), and LeRobot finds no picture there; convert the "
+            f"{dataset.root}: {place_of(dataset, where)}: the timestamp is {1000 * worst:.1f} ms off frame / fps "
+            f"(the worst of {count} frames), and LeRobot finds no picture there; convert the "
             "source again: igrft convert SOURCE TARGET --rebuild-timestamps"
         )
 
 
-def check_labels(datasets: Sequence[DatasetReader], labels: Sequence[FrameLabels], recipe: Recipe) -> list[str]:
+def check_labels(datasets: Sequence[DatasetReader], labels: Sequence[LabelSource], recipe: Recipe) -> list[str]:
     """The labels of all datasets together teach what the recipe wants.
 
     Returns:
@@ -284,7 +306,7 @@ def check_labels(datasets: Sequence[DatasetReader], labels: Sequence[FrameLabels
     return warnings
 
 
-def _check_one(dataset: DatasetReader, labels: FrameLabels, recipe: Recipe) -> list[str]:
+def _check_one(dataset: DatasetReader, labels: LabelSource, recipe: Recipe) -> list[str]:
     episodes = labels.episodes
     chosen = episodes.chosen
     if len(labels) < 2 or episodes.length.max(initial=0) < 2:
@@ -297,7 +319,7 @@ def _check_one(dataset: DatasetReader, labels: FrameLabels, recipe: Recipe) -> l
         raise IgrftError(
             f"{dataset.root} has no episode to use: {because}; label it again, or take it out of the recipe"
         )
-    if not labels.trained.any():
+    if not episodes.trained.any():
         if recipe.objective.frames == "successes":
             raise IgrftError(
                 f"{dataset.root} has no successful episode and objective.frames is successes; take it out of the "
@@ -316,7 +338,7 @@ def _check_one(dataset: DatasetReader, labels: FrameLabels, recipe: Recipe) -> l
     ]
 
 
-def _check_success(datasets: Sequence[DatasetReader], labels: Sequence[FrameLabels], recipe: Recipe) -> None:
+def _check_success(datasets: Sequence[DatasetReader], labels: Sequence[LabelSource], recipe: Recipe) -> None:
     learns = recipe.critic.enabled or recipe.objective.type in WEIGHTED
     if recipe.allow_no_success or not learns or not all(found.episodes.knows_success for found in labels):
         return
@@ -329,15 +351,22 @@ def _check_success(datasets: Sequence[DatasetReader], labels: Sequence[FrameLabe
     )
 
 
-def _check_spread(datasets: Sequence[DatasetReader], labels: Sequence[FrameLabels], recipe: Recipe) -> list[str]:
+def _check_spread(datasets: Sequence[DatasetReader], labels: Sequence[LabelSource], recipe: Recipe) -> list[str]:
     names = ", ".join(str(d.root) for d in datasets)
-    masks = [found.critic & found.trained for found in labels]
+    # The only value of each label on the frames that the critic trains on; None where there are several.
+    only: dict[str, float | None] = {}
+    for found in labels:
+        for part in found.parts():
+            mask = part["critic"] & part["trained"]
+            for name in ("return_trajectory", "return_subtask", "interaction") if mask.any() else ():
+                values = part[name][mask]
+                first = only.setdefault(name, float(values[0]))
+                only[name] = first if first is not None and (values == first).all() else None
 
     def constant(name: str) -> bool:
-        values = np.concatenate([getattr(found, name)[mask] for found, mask in zip(labels, masks, strict=True)])
-        return len(values) > 0 and bool((values == values[0]).all())
+        return only[name] is not None
 
-    if not any(mask.any() for mask in masks):
+    if not only:
         raise IgrftError(f"{names}: no frame is left to train the critic on; lower critic.holdout, or add episodes")
     if constant("return_trajectory") and constant("return_subtask"):
         todo = (
@@ -348,9 +377,9 @@ def _check_spread(datasets: Sequence[DatasetReader], labels: Sequence[FrameLabel
         raise IgrftError(f"{names}: the return is the same on every frame, so the critic cannot learn from it; {todo}")
     warnings = []
     if constant("interaction"):
-        value = next(float(f.interaction[m][0]) for f, m in zip(labels, masks, strict=True) if m.any())
+        value = bool(only["interaction"])
         warnings.append(
-            f"{names}: 'interaction' is {bool(value)} on every frame, so p_int will be, too; check its thresholds with "
+            f"{names}: 'interaction' is {value} on every frame, so p_int will be, too; check its thresholds with "
             "igrft report"
         )
     if recipe.objective.frames == "successes":

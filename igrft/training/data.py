@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,16 +18,20 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from igrft import columns as c
 from igrft.dataset.files import STATS, read_json
-from igrft.dataset.labels import open_dataset
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
 from igrft.training import checks
 from igrft.training.batches import Part, RawBatch, batches, by_dataset
-from igrft.training.frames import STATES, Frames, MemoryFrames, read_matrix, read_tasks
-from igrft.training.labels import FrameLabels, frame_labels, needs_next
+from igrft.training.frames import STATES, Frames
+from igrft.training.kept import digest_of
+from igrft.training.labels import needs_next
 from igrft.training.mixture import BatchPlan
-from igrft.training.recipe import DatasetEntry, Recipe
+from igrft.training.opening import Keep, LabelledSet, labelled, open_entry, read_labelled
+from igrft.training.recipe import Recipe
 from igrft.training.world import processes_here
+
+if TYPE_CHECKING:
+    from igrft.training.streams import Streams
 
 #: Workers that are started where nobody says how many.
 _MOST_WORKERS = 16
@@ -57,29 +62,6 @@ class DatasetSummary:
     frames_used: int
 
 
-@dataclass
-class LabelledSet:
-    """One entry of the recipe's list, opened.
-
-    Attributes:
-        cameras: those that the policy sees.
-        used: absolute indices of the frames that the actor trains on, int64.
-        memory: its states and actions, where the policy sees no camera.
-    """
-
-    entry: DatasetEntry
-    reader: DatasetReader
-    labels: FrameLabels
-    cameras: list[str]
-    used: np.ndarray
-    memory: MemoryFrames | None = None
-
-    @property
-    def root(self) -> Path:
-        """Its folder; of a dataset on the Hub, where it was downloaded to."""
-        return self.reader.root
-
-
 class TrainingData:
     """A recipe's datasets. Made by :meth:`open`.
 
@@ -94,7 +76,9 @@ class TrainingData:
         warnings: one line each.
     """
 
-    def __init__(self, recipe: Recipe, entries: list[LabelledSet], chunk: int, warnings: list[str]) -> None:
+    def __init__(
+        self, recipe: Recipe, entries: list[LabelledSet], chunk: int, warnings: list[str], keep: Keep | None = None
+    ) -> None:
         self.recipe = recipe
         self.entries = entries
         self.chunk = chunk
@@ -104,23 +88,32 @@ class TrainingData:
         self.features = _policy_features(entries[0].reader, entries[0].cameras)
         self.stats = _aggregated([held.reader for held in entries], self.features)
         self.warnings = warnings
+        self._keep = keep
 
     @classmethod
-    def open(cls, recipe: Recipe, *, image_policy: bool, chunk: int, has_text: bool) -> TrainingData:
+    def open(
+        cls, recipe: Recipe, *, image_policy: bool, chunk: int, has_text: bool, keep: Keep | None = None
+    ) -> TrainingData:
         """Open and check every dataset of a recipe, and compute its labels. Pictures are not touched.
 
         Args:
             image_policy: whether the policy looks at cameras.
             chunk: actions that the policy predicts.
             has_text: whether it has a language model.
+            keep: where the labels are kept for other processes, or were by one; None keeps them in memory, and of
+                streams in a temporary folder.
 
         Raises:
             UsageError: a recipe that cannot be run.
             IgrftError: data that it cannot be run on; see :mod:`igrft.training.checks`.
         """
         checks.check_recipe(recipe)
-        readers = [open_dataset(e.root or str(e.repo_id), pictures=image_policy) for e in recipe.datasets]
+        readers = [open_entry(entry, image_policy) for entry in recipe.datasets]
         cameras = [cameras_with_files(r) if image_policy else [] for r in readers]
+        if keep is not None and keep.written:
+            held = zip(recipe.datasets, readers, cameras, strict=True)
+            entries = [read_labelled(e, r, seen, recipe, chunk, keep.of(i)) for i, (e, r, seen) in enumerate(held)]
+            return cls(recipe, entries, chunk, [], keep)
         for reader, seen in zip(readers, cameras, strict=True):
             if image_policy and not seen:
                 raise IgrftError(
@@ -128,12 +121,17 @@ class TrainingData:
                 )
             checks.check_columns(reader, recipe, has_text)
         checks.check_alike(readers, cameras)
+        temporary = None
+        if keep is None and any(entry.streaming for entry in recipe.datasets):
+            temporary = tempfile.TemporaryDirectory(prefix="igrft-labels-")
+        folder = Path(temporary.name) if temporary is not None else keep.folder if keep is not None else None
         entries = [
-            _labelled(entry, reader, seen, recipe, chunk)
-            for entry, reader, seen in zip(recipe.datasets, readers, cameras, strict=True)
+            labelled(entry, reader, seen, recipe, chunk, None if folder is None else folder / str(i))
+            for i, (entry, reader, seen) in enumerate(zip(recipe.datasets, readers, cameras, strict=True))
         ]
         warnings = checks.check_labels(readers, [held.labels for held in entries], recipe)
-        data = cls(recipe, entries, chunk, warnings)
+        data = cls(recipe, entries, chunk, warnings, keep)
+        data._temporary = temporary
         # A checkpoint may bring its own statistics: whoever loads it decides.
         if recipe.policy is not None and (recipe.init_from is None or recipe.normalisation == "dataset"):
             data.check_normalisation(recipe.policy.normalization_mapping)
@@ -164,22 +162,45 @@ class TrainingData:
         return [_summary(held, float(share)) for held, share in zip(self.entries, self.plan.shares, strict=True)]
 
     @cached_property
+    def digest(self) -> str:
+        """Hex digest of which frames are trained on, and of their labels; read where another process found it."""
+        path = None if self._keep is None else self._keep.folder / "digest"
+        if path is not None and path.is_file() and self._keep is not None and self._keep.written:
+            return path.read_text(encoding="utf-8")
+        found = digest_of([held.labels for held in self.entries])
+        if path is not None:
+            path.write_text(found, encoding="utf-8")
+        return found
+
+    @cached_property
     def plan(self) -> BatchPlan:
         """Which frames make up which batch."""
         return BatchPlan(
-            [len(held.used) for held in self.entries],
+            [held.frames_used for held in self.entries],
             [held.entry.weight for held in self.entries],
             self.recipe.batch_size,
             self.recipe.seed,
+            [number for number, held in enumerate(self.entries) if held.entry.streaming],
         )
+
+    @cached_property
+    def streams(self) -> Streams | None:
+        """Those of the datasets that are streamed; None where there are none."""
+        if not self.plan.streams:
+            return None
+        from igrft.training.streams import Streams
+
+        return Streams(self.recipe, self.entries, self.plan, self.chunk, self.steps if self.has_next else None)
 
     @cached_property
     def frames(self) -> list[Frames]:
         """Where observations come from, one a dataset; opened when first asked for."""
         later = self.steps if self.has_next else None
         found: list[Frames] = []
-        for held in self.entries:
-            if held.memory is not None:
+        for number, held in enumerate(self.entries):
+            if self.streams is not None and held.entry.streaming:
+                found.append(self.streams.frames(number))
+            elif held.memory is not None:
                 found.append(held.memory)
             else:
                 from igrft.training.pictures import LeRobotFrames
@@ -213,12 +234,17 @@ class TrainingData:
             IgrftError: a frame that cannot be read (when its batch comes).
         """
         self.plan.part_size(world, accumulation)
+        count = (stop_step - start_step) * accumulation
+        if self.streams is not None:
+            others = {n: (self.frames[n], held.used) for n, held in enumerate(self.entries) if held.used is not None}
+            share = (rank, world, accumulation)
+            chosen = self._workers(workers, count)
+            return self.streams.batches(start_step, stop_step, share, others, workers=chosen, device=device)
         parts = (
             self._drawn(*self.plan.part(step, rank, world, part, accumulation))
             for step in range(start_step, stop_step)
             for part in range(accumulation)
         )
-        count = (stop_step - start_step) * accumulation
         return self._stream(parts, count, self.has_next, workers, device)
 
     @property
@@ -227,19 +253,19 @@ class TrainingData:
         return any(held.labels.episodes.held_out.any() for held in self.entries)
 
     @cached_property
-    def heldout(self) -> tuple[np.ndarray, np.ndarray]:
-        """(dataset, absolute index) of every frame of held-out episodes, int64 each."""
+    def _heldout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Held-out episodes: (dataset, absolute index of the first frame, frames), int64 each."""
         found = []
         for number, held in enumerate(self.entries):
             episodes = held.labels.episodes
-            index = np.flatnonzero(np.repeat(episodes.held_out, episodes.length))
-            found.append((np.full(len(index), number), index))
-        dataset, index = (np.concatenate(x) for x in zip(*found, strict=True))
-        return dataset, index
+            rows = np.flatnonzero(episodes.held_out)
+            found.append((np.full(len(rows), number), episodes.start[rows], episodes.length[rows]))
+        dataset, start, length = (np.concatenate(x) for x in zip(*found, strict=True))
+        return dataset, start, length
 
     def heldout_count(self, frames: int) -> int:
         """How many of ``frames`` held-out frames there are to look at."""
-        return min(frames, len(self.heldout[1]))
+        return min(frames, int(self._heldout[2].sum()))
 
     def heldout_batches(
         self,
@@ -258,12 +284,15 @@ class TrainingData:
         Args:
             frames: how many over all processes; fewer where there are not as many.
         """
-        dataset, index = self.heldout
+        number, start, length = self._heldout
         count = self.heldout_count(frames)
         dealt = np.minimum(np.arange(-(-count // world) * world), count - 1)[rank::world]
-        picked = ((dealt + 0.5) * len(index) / max(count, 1)).astype(np.int64)
+        picked = ((dealt + 0.5) * length.sum() / max(count, 1)).astype(np.int64)
+        ends = np.cumsum(length)
+        episode = np.searchsorted(ends, picked, side="right")
+        dataset, index = number[episode], start[episode] + picked - (ends - length)[episode]
         edges = [*range(0, len(picked), batch_size), len(picked)]
-        parts = [(dataset[picked[a:b]], index[picked[a:b]]) for a, b in pairwise(edges) if b > a]
+        parts = [(dataset[a:b], index[a:b]) for a, b in pairwise(edges) if b > a]
         return self._stream(parts, len(parts), False, workers, device)
 
     def _stream(
@@ -274,44 +303,32 @@ class TrainingData:
         workers: int | None,
         device: torch.device | str,
     ) -> Iterator[RawBatch]:
-        chosen = self.recipe.num_workers if workers is None else workers
-        if not self.entries[0].cameras:
-            chosen = 0
-        elif chosen is None:
-            chosen = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes_here()))
+        chosen = self._workers(workers, count)
         labels = [held.labels for held in self.entries]
         return batches(self.frames, labels, parts, count, next_too=next_too, workers=chosen, device=device)
+
+    def _workers(self, workers: int | None, count: int) -> int:
+        """Processes that read, for so many batches."""
+        if not self.entries[0].cameras:
+            return 0
+        chosen = self.recipe.num_workers if workers is None else workers
+        if chosen is None:
+            chosen = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // processes_here()))
+        return min(chosen, max(count, 1))
 
     def _drawn(self, dataset: np.ndarray, position: np.ndarray) -> Part:
         """Absolute indices for positions among the frames used."""
         index = np.empty_like(position)
         for number, at in by_dataset(dataset):
-            index[at] = self.entries[number].used[position[at]]
+            used = self.entries[number].used
+            assert used is not None
+            index[at] = used[position[at]]
         return dataset, index
 
 
 def cameras_with_files(dataset: DatasetReader) -> list[str]:
     """Cameras that have pictures, depth maps left out, in the order declared."""
     return [camera for camera in dataset.cameras if dataset.camera_has_files(camera)]
-
-
-def _labelled(
-    entry: DatasetEntry, reader: DatasetReader, cameras: list[str], recipe: Recipe, chunk: int
-) -> LabelledSet:
-    steps = recipe.advantage.steps or chunk
-    memory = None if cameras else MemoryFrames(reader, chunk, steps if needs_next(recipe) else None)
-    states = {name: read_matrix(reader, name) for name in STATES if name in reader.features and memory is None}
-    if memory is not None:
-        states = {name: values.numpy() for name, values in memory.states.items()}
-    labels = frame_labels(reader, recipe, steps, episodes=entry.episodes, state=states.get(c.STATE))
-    action = read_matrix(reader, c.ACTION) if memory is None else memory.action
-    for name, values in (*states.items(), (c.ACTION, action)):
-        checks.check_numbers(reader, labels, values, name)
-    if memory is None:
-        read_tasks(reader)
-    if any(reader.features[camera]["dtype"] == "video" for camera in cameras):
-        checks.check_timestamps(reader, labels)
-    return LabelledSet(entry, reader, labels, cameras, np.flatnonzero(labels.trained), memory)
 
 
 def _policy_features(reader: DatasetReader, cameras: Sequence[str]) -> dict[str, PolicyFeature]:
@@ -375,5 +392,5 @@ def _summary(held: LabelledSet, share: float) -> DatasetSummary:
         successes=int((episodes.success & episodes.usable).sum()) if episodes.knows_success else None,
         set_aside=int((episodes.set_aside & episodes.chosen).sum()),
         held_out=int(episodes.held_out.sum()),
-        frames_used=len(held.used),
+        frames_used=held.frames_used,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Episodes:
         set_aside: bool, by whoever labelled the dataset; such an episode is used by nobody.
         chosen: bool, named by the recipe's ``episodes`` (all, where it names none).
         held_out: bool, the critic never trains on it.
+        trained: frames of each, from its first on, that the actor trains on, int64.
         reasons: of those set aside, by ``episode_index``.
     """
 
@@ -40,8 +41,15 @@ class Episodes:
     set_aside: np.ndarray
     chosen: np.ndarray
     held_out: np.ndarray
+    trained: np.ndarray
     knows_success: bool
     reasons: Mapping[int, str]
+
+    def at(self, rows: np.ndarray) -> Episodes:
+        """Some of them, as if their frames were all there are: ``start`` counts from the first."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.type == "np.ndarray"}
+        arrays["start"] = np.cumsum(arrays["length"]) - arrays["length"]
+        return replace(self, **arrays)
 
     @property
     def usable(self) -> np.ndarray:
@@ -77,6 +85,7 @@ def episode_facts(dataset: DatasetReader, recipe: Recipe, read: Labels, episodes
         set_aside=read.set_aside,
         chosen=chosen,
         held_out=np.zeros(len(read), dtype=bool),
+        trained=np.zeros(len(read), dtype=np.int64),
         knows_success=known,
         reasons={i: str(r["set_aside"]) for i, r in enumerate(records) if r.get("set_aside")},
     )

@@ -89,7 +89,11 @@ class MemoryFrames:
 
 def read_matrix(dataset: DatasetReader, name: str) -> np.ndarray:
     """A column over all frames as float32 [N, d]."""
-    values = load_labels(dataset, [name])[name]
+    return matrix(load_labels(dataset, [name])[name])
+
+
+def matrix(values: np.ndarray) -> np.ndarray:
+    """A column [N] or [N, …] as float32 [N, d]."""
     return np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
 
 
@@ -102,14 +106,23 @@ def read_tasks(dataset: DatasetReader) -> np.ndarray:
     if c.TASK_INDEX not in dataset.features:
         return np.zeros(dataset.num_frames, dtype=np.int32)
     values = load_labels(dataset, [c.TASK_INDEX])[c.TASK_INDEX].astype(np.int32)
+    refuse_strange_tasks(dataset, values, None)
+    return values
+
+
+def refuse_strange_tasks(dataset: DatasetReader, values: np.ndarray, index: np.ndarray | None) -> None:
+    """Raise where ``task_index`` [N] of some frames (of all, where ``index`` is None) is of no task.
+
+    Raises:
+        IgrftError: naming the first.
+    """
     wrong = np.flatnonzero((values < 0) | (values >= len(dataset.tasks)))
     if len(wrong):
-        where = place_of(dataset, int(wrong[0]))
+        where = place_of(dataset, int(wrong[0] if index is None else index[wrong[0]]))
         raise IgrftError(
             f"{dataset.root}: {where} has task_index {values[wrong[0]]}, but meta/tasks.parquet has "
             f"{len(dataset.tasks)} rows; run: igrft validate {dataset.root}"
         )
-    return values
 
 
 def place_of(dataset: DatasetReader, index: int) -> str:

@@ -86,7 +86,9 @@ class Loop:
 
     # The state that a checkpoint holds.
 
-    def state(self) -> checkpoint.RunState:
+    def state(self, step: int | None = None) -> checkpoint.RunState:
+        """What a run consists of, after ``step``; None where it is about to be restored."""
+        streams = self.built.data.streams if step is not None and self.main else None
         return checkpoint.RunState(
             module=self.inner,
             optimizers=self.optimizers,
@@ -100,6 +102,7 @@ class Loop:
                 "watch": self.watch.state(),
                 "window": self.window.state(),
                 "origin": self.built.origin,
+                "streams": {} if streams is None else streams.state_dict(step or 0),
             },
         )
 
@@ -111,6 +114,8 @@ class Loop:
         self.critic_updates = int(found["critic_updates"])
         self.watch.restore(found["watch"])
         self.window.restore(found["window"], self.accelerator.device)
+        if self.built.data.streams is not None:
+            self.built.data.streams.load_state_dict(found["streams"])
 
     def _refuse_other_origin(self, earlier: dict[str, Any]) -> None:
         told = {"data": "labels or frames of its datasets", "init_from": "checkpoint that it started from"}
@@ -162,7 +167,7 @@ class Loop:
                 if step % recipe.save_every == 0 or step == recipe.steps or stop:
                     if recorder is not None:
                         recorder.flush(step)
-                    checkpoint.save(self.run, step, self.state(), keep=recipe.keep_checkpoints, main=self.main)
+                    checkpoint.save(self.run, step, self.state(step), keep=recipe.keep_checkpoints, main=self.main)
                     self.accelerator.wait_for_everyone()
                 if stop and step < recipe.steps:
                     raise Stopped(f"stopped at step {step} of {recipe.steps} and saved; run the same command to go on")

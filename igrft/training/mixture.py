@@ -7,7 +7,7 @@ without talking to each other.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -33,12 +33,20 @@ class BatchPlan:
         weights: relative shares, > 0; 1 and 2 are a third and two thirds.
         batch_size: frames of a batch over all processes and accumulation parts, B.
         seed: of the permutations.
+        streams: datasets whose frames come in an order of their own: their positions are numbers of draws, from 0 on.
 
     Raises:
         ValueError: an empty dataset, a weight that is not positive, a batch without frames.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        batch_size: int,
+        seed: int,
+        streams: Iterable[int] = (),
+    ) -> None:
         if not len(sizes) or len(sizes) != len(weights):
             raise ValueError(f"{len(sizes)} sizes and {len(weights)} weights")
         if min(sizes) < 1 or batch_size < 1:
@@ -48,6 +56,7 @@ class BatchPlan:
         self.sizes = tuple(int(s) for s in sizes)
         self.batch_size = int(batch_size)
         self.seed = int(seed)
+        self.streams = frozenset(streams)
         # Exact fractions: a running total in floats would be off by one somewhere in a long run.
         exact = [Fraction(str(float(w))) for w in weights]
         self.shares = tuple(w / sum(exact) for w in exact)
@@ -114,6 +123,8 @@ class BatchPlan:
 
     def _draws(self, dataset: int, start: int, stop: int) -> np.ndarray:
         """Positions of the draws ``start`` to ``stop`` of a dataset, int64."""
+        if dataset in self.streams:
+            return np.arange(start, stop)
         size = self.sizes[dataset]
         out: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
         while start < stop:

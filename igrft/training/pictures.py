@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -94,7 +94,7 @@ class LeRobotFrames:
             root=self.dataset.root,
             episodes=None,
             tolerance_s=TOLERANCE_S,
-            video_backend=_backend(),
+            video_backend=backend(),
             delta_timestamps=ahead,
             image_transforms=None,
             return_uint8=True,
@@ -143,17 +143,18 @@ class LeRobotFrames:
 
 
 @cache
-def _backend() -> str:
+def backend() -> Literal["torchcodec", "pyav"]:
     """LeRobot's choice of decoder. Its warning is a page long where torchcodec cannot be loaded; ours is a line."""
     noisy = logging.getLogger("lerobot.utils.import_utils")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
-        backend = get_safe_default_video_backend()
+        found = get_safe_default_video_backend()
     finally:
         noisy.setLevel(level)
-    if backend != "torchcodec":
-        logging.getLogger(__name__).warning(
-            "torchcodec cannot be loaded (it needs FFmpeg's libraries), so PyAV reads the pictures, which is slower"
-        )
-    return backend
+    if found == "torchcodec":
+        return "torchcodec"
+    logging.getLogger(__name__).warning(
+        "torchcodec cannot be loaded (it needs FFmpeg's libraries), so PyAV reads the pictures, which is slower"
+    )
+    return "pyav"

@@ -29,6 +29,10 @@ class DatasetEntry:
         kind: demonstrations, or rollouts of a policy.
         weight: share of every batch, relative to the other datasets' weights.
         episodes: those to use; None is all.
+        streaming: read it in order, shuffled by buffers, instead of frame by frame from anywhere: for sets that do not
+            fit on the disk or whose videos have few key frames. One on the Hub, or at a URL, is fetched as it is read.
+        buffer_size: of a stream: frames in all buffers, of all processes, together. Their pictures are held in memory.
+        shards: of a stream: episodes that are read side by side, divided among processes and workers.
     """
 
     root: str | None = None
@@ -36,6 +40,9 @@ class DatasetEntry:
     kind: str = "demonstrations"
     weight: float = 1.0
     episodes: list[int] | None = None
+    streaming: bool = False
+    buffer_size: int = 2048
+    shards: int = 16
 
 
 @dataclass

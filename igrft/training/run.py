@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,9 @@ from igrft.training import checkpoint, sharding
 from igrft.training.ema import Ema
 from igrft.training.loop import Loop
 from igrft.training.lora import trainable
+from igrft.training.opening import Keep
 from igrft.training.recipe import Recipe
-from igrft.training.recipe_file import load_recipe, read_yaml, resolved, resolved_yaml
+from igrft.training.recipe_file import load_recipe, read_yaml, recipe_from, resolved, resolved_yaml
 from igrft.training.recorder import METRICS, WANDB_ID
 from igrft.training.rules import check_recipe
 from igrft.training.setup import Built, build, effective_precision, open_data, run_folder
@@ -31,7 +33,11 @@ from igrft.training.world import told as divided
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from igrft.training.data import TrainingData
+
 RECIPE = "recipe.yaml"
+#: Labels of a run that streams, or has several processes; hidden, and gone when it ends.
+LABELS = ".labels"
 #: Settings that change neither data nor results: a run goes on when they differ.
 #: (How a batch is divided changes results by rounding alone: a run goes on on more devices, or fewer.)
 _FREE = frozenset({"output_dir", "num_workers", "cpu_threads", "log_every", "save_every", "keep_checkpoints", "wandb"})
@@ -152,10 +158,12 @@ def _train(loaded: Recipe, run: Path, overwrite: bool, show_progress: bool) -> T
         else:
             once(accelerator, lambda: None)
         newest = None if stale else checkpoint.newest(run)
-        data = open_data(loaded, newest)
+        data = _open_once(loaded, newest, run, accelerator, held)
         done = _step_of(newest)
         if done >= loaded.steps:
             told = f"already trained: {loaded.steps} of {loaded.steps} steps; --overwrite starts anew"
+            # What all read goes with the main process.
+            accelerator.wait_for_everyone()
             return TrainResult(run, loaded.steps, done, [told], accelerator.is_main_process)
         # Without its number: that of this process is PyTorch's current one, and a checkpoint names what any has.
         built = build(loaded, data, device=accelerator.device.type, resume=newest)
@@ -176,6 +184,31 @@ def _train(loaded: Recipe, run: Path, overwrite: bool, show_progress: bool) -> T
     if accelerator.num_processes > 1:
         notices.append(divided(loaded, accelerator.num_processes))
     return TrainResult(run, loaded.steps, loop.resumed_at, notices, accelerator.is_main_process)
+
+
+def _open_once(
+    recipe: Recipe, newest: Path | None, run: Path, accelerator: Accelerator, held: contextlib.ExitStack
+) -> TrainingData:
+    """The data, whose labels one process makes for all; they lie in the run's folder while it runs."""
+    if accelerator.num_processes == 1 and not any(entry.streaming for entry in recipe.datasets):
+        return open_data(recipe, newest)
+    keep = Keep(run / LABELS)
+    found: list[TrainingData] = []
+
+    def make() -> None:
+        shutil.rmtree(keep.folder, ignore_errors=True)
+        keep.folder.mkdir()
+        held.callback(shutil.rmtree, keep.folder, ignore_errors=True)
+        try:
+            found.append(open_data(recipe, newest, keep))
+            # Written with them.
+            _ = found[0].digest
+        except OSError as error:
+            refuse_full_disk(error)
+            raise
+
+    once(accelerator, make)
+    return found[0] if found else open_data(recipe, newest, dataclasses.replace(keep, written=True))
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -254,7 +287,7 @@ def _is_stale(run: Path, recipe: Recipe, overwrite: bool) -> bool:
     """
     if run.is_file():
         raise UsageError(f"{run} is a file; give another --output_dir")
-    if not run.exists() or not any(p.name not in (".lock", "report") for p in run.iterdir()):
+    if not run.exists() or not any(p.name not in (".lock", LABELS, "report") for p in run.iterdir()):
         return False
     if not (run / RECIPE).is_file():
         raise UsageError(f"{run} holds something that is no run of igrft; give another --output_dir")
@@ -287,10 +320,19 @@ def _clear(run: Path) -> None:
 def differing(recipe: Recipe, earlier: dict[str, Any]) -> list[str]:
     """Dotted keys in which a run's recipe and this one differ, apart from those that change no result."""
     now = _flat(resolved(recipe))
-    then = _flat(earlier)
+    then = _flat(_completed(earlier))
     keys = [k for k in (now | then) if now.get(k) != then.get(k)]
     free = _FREE if makes_rollouts(recipe) else _FREE | _OF_ROUNDS
     return sorted(k for k in keys if k.split(".")[0] not in free and k not in _FREE_OF_ROUNDS)
+
+
+def _completed(earlier: dict[str, Any]) -> dict[str, Any]:
+    """A run's recipe with the settings that its igrft did not know at their defaults."""
+    try:
+        return resolved(recipe_from(earlier))
+    except UsageError:
+        # It names what is not here any more: a setting, or a device.
+        return earlier
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

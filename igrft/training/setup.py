@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
 
     from igrft.training.data import TrainingData
+    from igrft.training.opening import Keep
 
 
 @dataclass
@@ -121,7 +120,7 @@ def build(recipe: Recipe, data: TrainingData, *, device: str | None = None, resu
     again = resume is not None and recipe.lora.rank == 0
     config, folder = _resumed(recipe, resume) if again and resume else policy_config(recipe)
     precision = effective_precision(recipe, config)
-    origin = {"data": data_digest(data)}
+    origin = {"data": data.digest}
     if recipe.lora.rank > 0 and folder is not None:
         origin["init_from"] = digest_of_folders([folder.pretrained])
     config.device = device or config.device
@@ -193,24 +192,17 @@ def effective_precision(recipe: Recipe, config: PreTrainedConfig) -> str:
     return recipe.precision or {"bfloat16": "bf16"}.get(str(getattr(config, "dtype", None)), "no")
 
 
-def data_digest(data: TrainingData) -> str:
-    """Hex digest of which frames are trained on, and of their labels."""
-    digest = hashlib.sha256()
-    for held in data.entries:
-        labels = held.labels
-        for values in (labels.episode, labels.return_trajectory, labels.return_subtask, labels.reward_sum, held.used):
-            digest.update(np.ascontiguousarray(values).tobytes())
-        digest.update(np.ascontiguousarray(labels.interaction).tobytes())
-    return digest.hexdigest()[:24]
-
-
 def is_ours(folder: CheckpointFolder) -> bool:
     """Whether igrft trained a checkpoint: a critic stands beside it, or the run's recipe above it."""
     return folder.critic is not None or (folder.pretrained.parent.parent.parent / "recipe.yaml").is_file()
 
 
-def open_data(recipe: Recipe, resume: Path | None = None) -> TrainingData:
-    """The recipe's datasets, checked. ``resume`` is the run's own checkpoint.
+def open_data(recipe: Recipe, resume: Path | None = None, keep: Keep | None = None) -> TrainingData:
+    """The recipe's datasets, checked.
+
+    Args:
+        resume: the run's own checkpoint.
+        keep: where labels are kept; see :meth:`igrft.training.data.TrainingData.open`.
 
     Raises:
         UsageError, IgrftError: see :mod:`igrft.training.checks`.
@@ -219,9 +211,8 @@ def open_data(recipe: Recipe, resume: Path | None = None) -> TrainingData:
 
     config, _ = _resumed(recipe, resume) if resume is not None else policy_config(recipe, fetch=False)
     pictures = looks_at_pictures(config.type)
-    return TrainingData.open(
-        recipe, image_policy=pictures, chunk=len(config.action_delta_indices or [0]), has_text=pictures
-    )
+    chunk = len(config.action_delta_indices or [0])
+    return TrainingData.open(recipe, image_policy=pictures, chunk=chunk, has_text=pictures, keep=keep)
 
 
 def put_features(config: PreTrainedConfig, data: TrainingData, started: bool) -> None:

@@ -68,9 +68,9 @@ def test_the_module_that_warns_of_torchcodec() -> None:
 
     assert get_safe_default_video_backend.__module__ == "lerobot.utils.import_utils"
     level = logging.getLogger("lerobot.utils.import_utils").level
-    from igrft.training.pictures import _backend
+    from igrft.training.pictures import backend
 
-    assert _backend() in ("torchcodec", "pyav")
+    assert backend() in ("torchcodec", "pyav")
     assert logging.getLogger("lerobot.utils.import_utils").level == level
 
 

@@ -16,7 +16,7 @@ from igrft.pipeline.run import annotate
 from igrft.reports.inspect import inspect
 from igrft.reports.validate import validate
 from igrft.rollouts.facts import read_rollout
-from igrft.training.labels import frame_labels
+from igrft.training.labelling import frame_labels
 
 FRAMES = 40
 SEEDS = (0, 1, 2, 3)

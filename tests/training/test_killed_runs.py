@@ -53,18 +53,22 @@ def final(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints/000400/pretrained_model/model.safetensors")
 
 
+STREAM = ("--datasets.0.streaming=true", "--datasets.0.buffer_size=100", "--datasets.0.shards=4")
+
+
 @pytest.mark.slow
-def test_killed_again_and_again_a_run_ends_with_the_bits_of_one_left_alone(start, tmp_path) -> None:
-    alone = start("alone")
+@pytest.mark.parametrize("more", [(), STREAM], ids=["map", "stream"])
+def test_killed_again_and_again_a_run_ends_with_the_bits_of_one_left_alone(start, tmp_path, more) -> None:
+    alone = start("alone", *more)
     assert alone.wait(300) == 0
     rng = random.Random(0)
     for at in (30, 110, 200, 310):
-        process = start("killed")
+        process = start("killed", *more)
         reached(tmp_path / "killed", at, process)
         time.sleep(rng.uniform(0, 0.2))
         process.kill()
         process.wait()
-    assert start("killed").wait(300) == 0
+    assert start("killed", *more).wait(300) == 0
     a, b = final(tmp_path / "alone"), final(tmp_path / "killed")
     assert all(torch.equal(a[k], b[k]) for k in a)
     steps = [

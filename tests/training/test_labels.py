@@ -19,7 +19,8 @@ from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError
 from igrft.rewards import combine, n_step_advantages, return_to_go, trajectory_rewards
 from igrft.training.episodes import first_failure, held_out_episodes
-from igrft.training.labels import ARRAYS, FrameLabels, frame_labels, required_columns
+from igrft.training.labelling import frame_labels
+from igrft.training.labels import ARRAYS, FrameLabels, required_columns
 from igrft.training.recipe import Recipe
 
 #: Frames of the four episodes of the labelled set: a success, a failure, one set aside, a success with a retry.

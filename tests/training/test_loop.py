@@ -45,7 +45,10 @@ class Killed(Exception):
     """Stands for SIGKILL: nothing after it runs."""
 
 
-@pytest.mark.parametrize("settings", [(), RL, ("objective.type=iql",), ("critic.patience=1",)], ids=str)
+STREAM = ("objective.type=ig_awr", "datasets.0.streaming=true", "datasets.0.buffer_size=64", "datasets.0.shards=4")
+
+
+@pytest.mark.parametrize("settings", [(), RL, ("objective.type=iql",), ("critic.patience=1",), STREAM], ids=str)
 def test_a_killed_and_resumed_run_gives_the_same_bits(make_recipe, tmp_path, monkeypatch, settings) -> None:
     train(make_recipe(*settings, output_dir=str(tmp_path / "whole")))
     step = Loop._step
@@ -74,6 +77,26 @@ def test_a_finished_run_is_left_alone(make_recipe, tmp_path) -> None:
     before = tree_digest(tmp_path / "run")
     assert train(make_recipe()).resumed_at == 6
     assert tree_digest(tmp_path / "run") == before
+
+
+def test_a_run_that_streams_leaves_nothing_of_its_labels(make_recipe, tmp_path) -> None:
+    train(make_recipe(*STREAM))
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        ".lock", "checkpoints", "diagnosis", "metrics.jsonl", "recipe.yaml",
+    ]  # fmt: skip
+    state = json.loads((tmp_path / "run/checkpoints/last/training_state/state.json").read_text())
+    assert state["streams"]["0"]["step"] == 6
+    assert sum(len(lane["buffer"]) for lane in state["streams"]["0"]["lanes"]) == 64
+    with pytest.raises(UsageError, match=r"holds a run with another datasets\.0\.buffer_size \(64 there, 32 now\)"):
+        train(make_recipe(*STREAM, "datasets.0.buffer_size=32"))
+
+
+def test_a_run_of_a_version_that_knew_fewer_settings_is_gone_on_with(make_recipe, tmp_path) -> None:
+    train(make_recipe("steps=3"))
+    recipe = tmp_path / "run/recipe.yaml"
+    kept = [x for x in recipe.read_text().splitlines() if "streaming:" not in x and "buffer_size:" not in x]
+    recipe.write_text("\n".join(kept).replace("\nsteps: 3\n", "\nsteps: 6\n"))
+    assert train(make_recipe("steps=6")).resumed_at == 3
 
 
 def test_another_recipe_in_the_same_folder_is_refused(make_recipe, tmp_path) -> None:

@@ -70,6 +70,11 @@ class Runs:
     def __init__(self, labelled: Path, root: Path) -> None:
         self.labelled, self.root = labelled, root
 
+    @property
+    def streamed(self) -> list[dict[str, Any]]:
+        """What a recipe's ``datasets`` are, of a stream."""
+        return [{"root": str(self.labelled), "streaming": True, "buffer_size": 64, "shards": 4}]
+
     def job(self, folder: str, name: str, stop: int | None = None, **settings: Any) -> dict[str, Any]:
         return {"recipe": value(self.labelled, self.root / folder, name, **settings), "stop": stop}
 
@@ -91,14 +96,20 @@ class Runs:
 def runs(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Runs(labelled, tmp_path_factory.mktemp("runs"))
     made.make(
-        [*(made.job(f"one/{name}", name) for name in ("ig_awr", "parts", "judge")), made.job("more", "ig_awr", stop=2)],
         [
+            *(made.job(f"one/{name}", name) for name in ("ig_awr", "parts", "judge")),
+            made.job("one/stream", "ig_awr", datasets=made.streamed),
+            made.job("more", "ig_awr", stop=2),
+        ],
+        [
+            made.job("two/stream", "parts", datasets=made.streamed),
+            made.job("fewer_stream", "ig_awr", stop=2, datasets=made.streamed),
             *(made.job(f"two/{name}", name) for name in ("ig_awr", "parts")),
             made.job("fewer", "ig_awr", stop=2),
             made.job("more", "ig_awr"),
             made.job("spread/judge", "judge", sharding="fsdp"),
         ],
-        [made.job("fewer", "ig_awr")],
+        [made.job("fewer", "ig_awr"), made.job("fewer_stream", "ig_awr", datasets=made.streamed)],
     )
     return made.root
 
@@ -155,15 +166,17 @@ def check_same(run: Path, one: Path) -> None:
     assert order[0] == order[1]
 
 
-@pytest.mark.parametrize(("folder", "name"), [("two", "ig_awr"), ("two", "parts"), ("spread", "judge")])
+@pytest.mark.parametrize(
+    ("folder", "name"), [("two", "ig_awr"), ("two", "parts"), ("spread", "judge"), ("two", "stream")]
+)
 def test_two_processes_get_the_losses_of_one(runs: Path, folder: str, name: str) -> None:
     """Each takes half of every batch; spread, each holds half of everything."""
     check_same(runs / folder / name, runs / "one" / name)
 
 
-@pytest.mark.parametrize("folder", ["fewer", "more"])
-def test_a_run_goes_on_with_more_processes_or_fewer(runs: Path, folder: str) -> None:
-    check_same(runs / folder, runs / "one/ig_awr")
+@pytest.mark.parametrize(("folder", "one"), [("fewer", "ig_awr"), ("more", "ig_awr"), ("fewer_stream", "stream")])
+def test_a_run_goes_on_with_more_processes_or_fewer(runs: Path, folder: str, one: str) -> None:
+    check_same(runs / folder, runs / "one" / one)
 
 
 @pytest.mark.slow
