@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import stream_sets as s
-from recording_sets import info_json, open_in_lerobot, picture, shown
+from recording_sets import info_json, open_in_lerobot, picture
+from recording_sets import shown as in_lerobot
 
 from igrft.errors import EpisodeError, UsageError
 from igrft.recordings.convert import convert
@@ -19,6 +20,7 @@ from igrft.recordings.statistics import picture_statistics, sampled_rows
 from igrft.recordings.streams.cameras import StoppedError, encode_cameras
 from igrft.recordings.streams.encode import encode, encoder
 from igrft.recordings.streams.episodes import together
+from igrft.recordings.streams.frame import Frame, shown
 from igrft.recordings.streams.jpeg import Jpeg, JpegDecoder
 from igrft.recordings.streams.keep import kind
 
@@ -112,7 +114,7 @@ def test_what_is_left_to_opencv(real: list[np.ndarray]) -> None:
     broken[2000:2200] = 0
     found = decoder(broken)
     with pytest.raises(EpisodeError, match="damaged JPEG"):
-        _ = Jpeg(good[:5000], found.frame if found else None).rgb
+        _ = Jpeg(found.frame if found else None, good[:5000]).rgb
 
 
 @pytest.mark.parametrize("sampling", ["420", "422"])
@@ -138,6 +140,36 @@ def test_a_video_of_jpegs_is_as_good_as_one_of_rgb(tmp_path: Path, real: list[np
     for name, value in wanted.items():
         np.testing.assert_array_equal(one.statistics[name], value)
         np.testing.assert_array_equal(two.statistics[name], value)
+
+
+def test_frames_of_a_video_go_on_as_they_are(tmp_path: Path, real: list[np.ndarray]) -> None:
+    """Unless they are of other colours than the encoder's; nothing of the first video's key pictures remains."""
+    plain = av.VideoFrame.from_ndarray(real[0], format="bgr24").reformat(format="yuv420p")
+    same = shown(plain)
+    assert isinstance(same, Frame) and same.frame is plain and same.shape == (480, 640, 3)
+    np.testing.assert_array_equal(same.rgb, plain.to_ndarray(format="rgb24"))
+    for form, colours, span in (("yuv444p", 2, 1), ("yuvj420p", 2, 2), ("yuv420p", 2, 2), ("yuv420p", 1, 1)):
+        other = av.VideoFrame.from_ndarray(real[0], format="bgr24").reformat(format=form)
+        other.colorspace, other.color_range = colours, span
+        assert isinstance(shown(other), np.ndarray), (form, colours, span)
+    source = tmp_path / "source.mp4"
+    encode(source, [picture[..., ::-1] for picture in real], len(real), 30, encoder(), 1)
+    found = {}
+    for name in ("frames", "rgb"):
+        with av.open(str(source)) as container:
+            decoded = container.decode(video=0)
+            given = [shown(f) if name == "frames" else f.to_ndarray(format="rgb24") for f in decoded]
+        assert all(isinstance(picture, Frame) for picture in given) == (name == "frames")
+        made = encode(tmp_path / f"{name}.mp4", given, len(real), 30, encoder(), 1)
+        with av.open(str(tmp_path / f"{name}.mp4")) as container:
+            frames = list(container.decode(video=0))
+        assert [i for i, frame in enumerate(frames) if frame.key_frame] == [0, 10, 20, 30]
+        expected = [picture.rgb if isinstance(picture, Frame) else picture for picture in given]
+        quality = np.mean([psnr(f.to_ndarray(format="rgb24"), e) for f, e in zip(frames, expected, strict=True)])
+        found[name] = (quality, kind(tmp_path / f"{name}.mp4"), made.statistics)
+    assert found["frames"][0] > found["rgb"][0] - 0.1 and found["frames"][1] == found["rgb"][1]
+    for name, value in found["rgb"][2].items():
+        np.testing.assert_array_equal(found["frames"][2][name], value)
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
@@ -171,7 +203,7 @@ def test_another_codec(tmp_path: Path) -> None:
     told = info_json(tmp_path / "out")["features"][s.HEAD]["info"]
     assert (told["video.codec"], told["video.crf"], told["video.preset"], told["video.g"]) == ("av1", 20, 12, 10)
     item = open_in_lerobot(tmp_path / "out")[9]
-    assert np.abs(shown(item, s.HEAD).astype(int) - picture(0, 9))[4:-4:8, 16:].max() < 20
+    assert np.abs(in_lerobot(item, s.HEAD).astype(int) - picture(0, 9))[4:-4:8, 16:].max() < 20
     convert(source, tmp_path / "small", **how, crf=60)
     size = {name: sum(p.stat().st_size for p in (tmp_path / name).rglob("*.mp4")) for name in ("out", "small")}
     assert size["small"] < size["out"]

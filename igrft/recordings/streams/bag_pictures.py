@@ -13,6 +13,7 @@ import numpy as np
 from igrft.errors import EpisodeError
 from igrft.recordings.streams import messages, video_messages
 from igrft.recordings.streams.bags import Bag, Message, open_bag
+from igrft.recordings.streams.frame import Frame
 from igrft.recordings.streams.jpeg import Jpeg, JpegDecoder
 
 
@@ -50,7 +51,7 @@ class BagPictures:
         self.late = late
         self.encoded: Path | None = None
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> Generator[np.ndarray | Jpeg]:
+    def read(self, indices: Sequence[int] | np.ndarray) -> Generator[np.ndarray | Frame]:
         wanted = self._kept[np.asarray(indices, np.int64)]
         if not len(wanted):
             return

@@ -12,7 +12,7 @@ import numpy as np
 
 from igrft.errors import EpisodeError
 from igrft.recordings.streams.encode import Encoded, Encoder, encode
-from igrft.recordings.streams.jpeg import Jpeg
+from igrft.recordings.streams.frame import Frame
 from igrft.recordings.streams.keep import keep, keepable
 from igrft.recordings.streams.model import Pictures
 
@@ -44,7 +44,7 @@ def encode_cameras(
         return {}
     failures: list[BaseException] = []
 
-    def until_stopped(pictures: Iterator[np.ndarray | Jpeg]) -> Iterator[np.ndarray | Jpeg]:
+    def until_stopped(pictures: Iterator[np.ndarray | Frame]) -> Iterator[np.ndarray | Frame]:
         for picture in pictures:
             if failures or stop.is_set():
                 raise StoppedError

@@ -16,7 +16,7 @@ import numpy as np
 
 from igrft.errors import EpisodeError, UsageError
 from igrft.recordings.statistics import PictureCounts, sampled_rows
-from igrft.recordings.streams.jpeg import Jpeg
+from igrft.recordings.streams.frame import Frame
 
 if TYPE_CHECKING:
     from lerobot.configs.video import RGBEncoderConfig
@@ -91,9 +91,9 @@ def encoder(codec: str | None = None, crf: int | None = None, preset: str | None
 
 
 def encode(
-    path: Path, pictures: Iterable[np.ndarray | Jpeg], length: int, fps: int, settings: Encoder, threads: int
+    path: Path, pictures: Iterable[np.ndarray | Frame], length: int, fps: int, settings: Encoder, threads: int
 ) -> Encoded:
-    """Write an mp4 of ``length`` pictures, RGB uint8 [H, W, 3] or JPEGs.
+    """Write an mp4 of ``length`` pictures, RGB uint8 [H, W, 3] or as they were decoded.
 
     Args:
         threads: of the encoder.
@@ -118,11 +118,11 @@ def encode(
                 stream = _stream(container, settings, fps, threads, shape)
             elif picture.shape != shape:
                 raise EpisodeError(f"its pictures change their size at row {number}")
-            frame = picture.frame if isinstance(picture, Jpeg) else av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = picture.frame if isinstance(picture, Frame) else av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
             if number in sampled:
-                counts.add(picture.rgb if isinstance(picture, Jpeg) else picture)
+                counts.add(picture.rgb if isinstance(picture, Frame) else picture)
         if stream is not None:
             container.mux(stream.encode())
     if shape is None or number + 1 != length:

@@ -109,9 +109,7 @@ class _Make:
     def __call__(self, folder: Path) -> dict[str, Any]:
         work = self.work
         planned = plan(self.streams, self.recording, work.mapping, work.fps, self.window)
-        videos = encode_cameras(
-            folder, planned.cameras, work.fps, work.again, work.encoder, work.threads, work.stop
-        )
+        videos = encode_cameras(folder, planned.cameras, work.fps, work.again, work.encoder, work.threads, work.stop)
         write_numbers(folder, planned.columns, planned.skew)
         return {
             "name": self.name,

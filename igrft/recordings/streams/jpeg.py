@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from igrft.errors import EpisodeError
+from igrft.recordings.streams.frame import Frame
 
 _START, _EXIF = b"\xff\xd8\xff", b"Exif\0\0"
 #: How far into a file its orientation would stand.
@@ -23,20 +24,10 @@ _SAME, _OTHERS = "yuvj420p", ("yuvj422p", "yuvj444p", "yuvj440p")
 
 
 @dataclass(frozen=True)
-class Jpeg:
-    """A picture as a camera sent it, decoded.
-
-    Attributes:
-        data: the file, uint8 [n].
-        frame: yuv420p in the range of videos, for the encoder.
-    """
+class Jpeg(Frame):
+    """A picture as a camera sent it, decoded; ``data`` is the file, uint8 [n]."""
 
     data: np.ndarray
-    frame: Any
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.frame.height, self.frame.width, 3)
 
     @property
     def rgb(self) -> np.ndarray:
@@ -80,7 +71,7 @@ class JpegDecoder:
         if len(found) != 1:
             return None
         frame = self._limited(found[0])
-        return None if frame is None else Jpeg(data, frame)
+        return None if frame is None else Jpeg(frame, data)
 
     def _limited(self, frame: Any) -> Any:
         """As yuv420p in the range of videos; None where the JPEG is of another kind (gray, RGB, four colours)."""

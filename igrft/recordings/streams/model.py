@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from igrft.recordings.streams.jpeg import Jpeg
+from igrft.recordings.streams.frame import Frame
 
 #: How a stream is brought to the rows' times. ``hold`` is the last value before, for what is sent on change only.
 Align = Literal["nearest", "linear", "angle", "quaternion", "hold"]
@@ -89,8 +89,8 @@ class Pictures(Protocol):
     late: int
     encoded: Path | None
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> Generator[np.ndarray | Jpeg]:
-        """Pictures by index, RGB uint8 [H, W, 3] or JPEGs. Indices do not descend and may repeat.
+    def read(self, indices: Sequence[int] | np.ndarray) -> Generator[np.ndarray | Frame]:
+        """Pictures by index, RGB uint8 [H, W, 3] or as they were decoded. Indices do not descend and may repeat.
 
         Reads in one pass, holding a few pictures at a time.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from igrft.errors import EpisodeError
+from igrft.recordings.streams.frame import Frame, shown
 from igrft.recordings.streams.messages import get
 
 #: FFmpeg's decoders, by the format that a message names.
@@ -19,7 +20,7 @@ _DECODERS = {"h264": "h264", "h265": "hevc", "hevc": "hevc", "vp9": "vp9", "av1"
 LOOKED_INTO = ("h264", "hevc")
 
 #: A message's number, and what makes its picture.
-Shown = tuple[int, Callable[[], np.ndarray]]
+Shown = tuple[int, Callable[[], np.ndarray | Frame]]
 
 
 def codec(message: Any) -> str:
@@ -51,7 +52,7 @@ def is_key(data: bytes, decoder: str) -> bool:
 
 
 def decode(packets: Iterable[tuple[int, bytes]], decoder: str) -> Iterator[Shown]:
-    """Decode messages: number and bytes, from one on at which decoding can begin. Pictures are RGB uint8 [H, W, 3].
+    """Decode messages: number and bytes, from one on at which decoding can begin.
 
     Raises:
         EpisodeError: damaged, or pictures are shown in another order than they come in.
@@ -72,7 +73,7 @@ def decode(packets: Iterable[tuple[int, bytes]], decoder: str) -> Iterator[Shown
             raise EpisodeError(f"holds bytes that are no {decoder}") from None
         for frame in frames:
             last = _check(frame, last)
-            yield last, partial(frame.to_ndarray, format="rgb24")
+            yield last, partial(shown, frame)
 
 
 def _check(frame: Any, last: int | None) -> int:
