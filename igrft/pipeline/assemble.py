@@ -167,6 +167,7 @@ class Assembly:
         row_of = {int(index): row for row, index in enumerate(self.dataset.episode_indices)}
         for path in sorted((self.dataset.root / EPISODES).glob("*/*.parquet")):
             table = read_table(path)
+            give_back()
             stale = [n for n in table.column_names if n.startswith("stats/") and n.split("/")[1] in self.columns]
             table = table.drop_columns([n for n in stale if n.split("/")[1] in statistics.values])
             rows = [row_of[i] for i in table.column("episode_index").to_pylist()]
