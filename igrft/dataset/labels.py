@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,13 @@ class Labels:
         Raises:
             UsageError: it was not read, or is not in the dataset.
         """
-        at = np.flatnonzero(self.episode_indices == episode_index)
-        if not len(at):
+        if episode_index not in self._positions:
             raise UsageError(f"episode {episode_index} is not among the {len(self)} episodes read")
-        return int(at[0])
+        return self._positions[episode_index]
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        return {index: at for at, index in reversed([*enumerate(self.episode_indices.tolist())])}
 
     def episode(self, episode_index: int) -> dict[str, np.ndarray]:
         """The columns of one episode, each [T] (views, not copies)."""

@@ -174,13 +174,13 @@ class DatasetReader:
     def data_files(self) -> list[tuple[Path, np.ndarray]]:
         """Data files (relative paths, sorted) with the table rows of their episodes, in file order."""
         template = self.info.get("data_path") or DATA_PATH
-        keys = np.stack([self._column("data/chunk_index"), self._column("data/file_index")], axis=1)
+        chunk, file = self._column("data/chunk_index"), self._column("data/file_index")
+        order = np.lexsort((self.from_index, file, chunk))
+        changes = (np.diff(chunk[order]) != 0) | (np.diff(file[order]) != 0)
         found = []
-        for key in np.unique(keys, axis=0):
-            rows = np.flatnonzero((keys == key).all(axis=1))
-            rows = rows[np.argsort(self.from_index[rows], kind="stable")]
-            path = Path(template.format(chunk_index=int(key[0]), file_index=int(key[1])))
-            found.append((path, rows))
+        for rows in np.split(order, np.flatnonzero(changes) + 1) if len(order) else []:
+            place = {"chunk_index": int(chunk[rows[0]]), "file_index": int(file[rows[0]])}
+            found.append((Path(template.format(**place)), rows))
         return found
 
     @cached_property
