@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from igrft.remote import mirror
 
 @pytest.fixture(scope="session")
 def _server() -> Iterator[S3Server]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with s3_server() as server:
         yield server
 
