@@ -1,8 +1,8 @@
 """LeRobot's writer, given episodes that are whole already: what it writes is the same, in less time.
 
 LeRobot's own looks through every row for pictures to embed, where there are only videos, and joins every episode's
-video to those before at once, so that a file is copied as often as it has episodes. For twenty seconds of three
-cameras that takes a twelfth of the time of encoding them, on one core, and more with every episode.
+video to those before at once, so that a file is copied as often as it has episodes. Of 30 episodes of 600 rows and
+three cameras, each took 0.84 s, the more the longer it went on; here 0.11 s, on a core that takes 11 s to encode it.
 
 Imports LeRobot, so this is imported where it is needed.
 """
@@ -48,6 +48,9 @@ class EpisodeMetadata(LeRobotDatasetMetadata):
 
 class EpisodeWriter(DatasetWriter):
     """Writes a new dataset of numbers and videos, none of its features pictures."""
+
+    _latest_episode: dict[str, Any] | None
+    _pq_writer: pq.ParquetWriter | None
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
