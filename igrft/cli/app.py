@@ -195,6 +195,11 @@ def annotate(
     from igrft.pipeline.run import annotate as run
 
     loaded = load_pipeline(pipeline, overrides)
+    if workers is not None and loaded.executor.in_jobs:
+        raise UsageError(
+            "--workers is for a run in one process; --executor.workers is how many jobs run at a time, and "
+            "--executor.steps.STEP.cpus how many workers each has"
+        )
     if loaded.executor.type != "local":
         if staging is not None:
             raise UsageError("on a cluster set IGRFT_STAGING instead of --staging: igrft status looks there, too")

@@ -123,19 +123,32 @@ def _follow(target: str, *, as_json: bool, quiet: bool) -> int:
         print(text, file=sys.stderr, flush=True)
         last = text
 
-    found = follow(target, show)
+    try:
+        found = follow(target, show)
+    except KeyboardInterrupt:
+        typer.echo(f"igrft: the jobs go on; see: igrft status {target}", err=True)
+        # What Ctrl-C is to all others, "stopped", it is not here.
+        raise SystemExit(130) from None
     _print(found, as_json)
-    return 0 if found.state == "done" and not _aside(target) else 1
+    return 0 if found.state == "done" and not _aside(target, as_json) else 1
 
 
-def _aside(target: str) -> dict[str, str]:
-    """Episodes that were set aside, said as annotate says it."""
+def _aside(target: str, as_json: bool) -> dict[str, str]:
+    """Episodes that were set aside; said, with what else the user should know, as annotate says it."""
     from igrft.cluster.jobs import Jobs
     from igrft.dataset.files import read_json
     from igrft.pipeline.target import open_target
 
     path = Jobs.of(open_target(target)).folder / "result.json"
-    found: dict[str, str] = read_json(path).get("set_aside", {}) if path.is_file() else {}
+    result = read_json(path) if path.is_file() else {}
+    if not as_json:
+        if assumed := result.get("assumed_successes"):
+            typer.echo(
+                f"success was assumed for {count(assumed, 'episode')}: neither a subtask file nor the dataset says"
+            )
+        for notice in result.get("notices", []):
+            typer.echo(notice)
+    found: dict[str, str] = result.get("set_aside", {})
     for reason in found.values():
         typer.echo(f"set aside: {reason}", err=True)
     return found
