@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from igrft.remote.mirror import here
+from igrft.remote.mirror import here, manifest_of
+from igrft.remote.store import in_parallel
 
 #: Pictures are never written by us, so a link is as good as a copy and costs no space.
 _LINKED = (".mp4", ".mkv", ".webm", ".png", ".jpg", ".jpeg", ".tiff")
@@ -41,8 +42,9 @@ def link_tree(
     """Take over every file under ``source`` but hidden ones and the top-level names in ``skip``.
 
     Pictures are linked by ``link``; everything else (and with ``copy`` everything) is copied, so that editing one
-    dataset's README does not edit the other's.
+    dataset's README does not edit the other's. Of a mirror many files are fetched at a time.
     """
+    linked: list[tuple[Path, Path]] = []
     for folder, folders, files in os.walk(source, followlinks=True):
         inside = Path(folder).relative_to(source)
         top = inside == Path()
@@ -52,7 +54,12 @@ def link_tree(
                 continue
             path, to = Path(folder) / name, target / inside / name
             if not copy and path.suffix.lower() in _LINKED:
-                link(path, to)
+                linked.append((path, to))
             else:
                 to.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(here(path), to)
+    if manifest_of(source) is None:
+        for path, to in linked:
+            link(path, to)
+    else:
+        in_parallel(lambda pair: link(*pair), linked)

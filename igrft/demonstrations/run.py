@@ -17,6 +17,7 @@ import numpy as np
 from igrft.demonstrations.recipe import RecordRecipe, check_recipe
 from igrft.demonstrations.store import DemonstrationSet
 from igrft.errors import IgrftError
+from igrft.remote.urls import local_folder
 from igrft.rollouts.build import make_embodiment
 from igrft.rollouts.devices import one_line
 from igrft.rollouts.protocols import Event
@@ -103,7 +104,7 @@ def record(
 def record_root(recipe: RecordRecipe) -> Path:
     """The recipe's folder, or one named after the task."""
     if recipe.root is not None:
-        return Path(recipe.root).expanduser()
+        return local_folder(recipe.root, "root")
     task = re.sub(r"[^A-Za-z0-9]+", "-", str(recipe.environment.task)).strip("-").lower()
     return Path(f"recorded_{task[:60]}")
 

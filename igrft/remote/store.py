@@ -279,7 +279,7 @@ def _second(value: Any) -> str:
 
 def _is_expired(error: BaseException) -> bool:
     """Whether a store says that an object is not the one that was asked for (HTTP 412)."""
-    return type(error).__name__ == "FileExpired" or "pre-condition" in str(error).lower() or "412" in str(error)
+    return type(error).__name__ == "FileExpired" or "pre-condition" in str(error).lower()
 
 
 def _changed(url: str) -> StoreError:

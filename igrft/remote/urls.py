@@ -66,6 +66,17 @@ def local_path(url: str) -> Path | None:
     return Path(rest).expanduser() if protocol in _LOCAL else None
 
 
+def local_folder(path: str | Path, what: str) -> Path:
+    """A folder that is written on this machine as it grows, which no store can be.
+
+    Raises:
+        UsageError: it is a URL.
+    """
+    if (is_url(path) and local_path(str(path)) is None) or _COLLAPSED.match(str(path)):
+        raise UsageError(f"{what} is written on this machine, and a URL is no folder; give a folder, and copy it after")
+    return (local_path(str(path)) if is_url(path) else None) or Path(path).expanduser()
+
+
 def url_name(url: str) -> str:
     """The last part: what the dataset is called."""
     return url.rpartition("/")[2] or url.partition("://")[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
+from igrft.remote.urls import local_folder
 from igrft.reports import palette
 from igrft.reports.text import duration, percent
 
@@ -30,4 +31,5 @@ def render(template: str, **values: object) -> str:
 
 def page_path(output: Path) -> Path:
     """``output`` if it names a page, else ``index.html`` in it."""
+    output = local_folder(output, "--output")
     return output if output.suffix.lower() in _PAGES else output / "index.html"

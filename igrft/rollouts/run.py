@@ -16,6 +16,7 @@ import numpy as np
 
 from igrft import columns as c
 from igrft.errors import IgrftError, UsageError
+from igrft.remote.urls import local_folder
 from igrft.rollouts.build import make_embodiment, make_source
 from igrft.rollouts.engine import Engine, make_engine
 from igrft.rollouts.episode import Clock, EpisodeResult, Frame, run_episode
@@ -130,7 +131,7 @@ def rollout(
 def rollout_root(recipe: Recipe, body: Embodiment) -> Path:
     """``rollout_<task>_<round>``, in the run's folder unless the recipe says where."""
     if recipe.rollout.root is not None:
-        return Path(recipe.rollout.root).expanduser()
+        return local_folder(recipe.rollout.root, "rollout.root")
     return Path(recipe.output_dir or "runs") / dataset_name(body.name, recipe.rollout.round)
 
 

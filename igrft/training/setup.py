@@ -18,6 +18,7 @@ from igrft.models.critic import Critic, CriticConfig
 from igrft.models.load import WEIGHTS, CheckpointFolder, is_hub_id, load_config, load_critic, load_weights
 from igrft.models.processors import load_processors, make_processors, name_tokenizer
 from igrft.models.protocol import Actor, at_fractions
+from igrft.remote.urls import local_folder
 from igrft.steps.values.checkpoint import digest_of_folders
 from igrft.training.labels import reward_weights
 from igrft.training.module import TrainingModule, value_weights
@@ -359,4 +360,4 @@ def _compare(recipe: Recipe, held: dict[str, Any], notices: list[str]) -> None:
 
 def run_folder(recipe: Recipe, name: str) -> Path:
     """Where the run lies: ``output_dir``, or ``runs/NAME`` below the working directory."""
-    return Path(recipe.output_dir).expanduser() if recipe.output_dir else Path("runs") / Path(name).stem
+    return local_folder(recipe.output_dir, "output_dir") if recipe.output_dir else Path("runs") / Path(name).stem

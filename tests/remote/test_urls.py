@@ -11,7 +11,7 @@ from igrft.errors import UsageError
 from igrft.pipeline.target import open_target
 from igrft.remote.errors import StoreError, told
 from igrft.remote.store import Store
-from igrft.remote.urls import checked_url, is_url, local_path, url_name, without_secrets
+from igrft.remote.urls import checked_url, is_url, local_folder, local_path, url_name, without_secrets
 
 
 @pytest.mark.parametrize("text", ["s3://b/k", "memory://x", "file:///a", "gcs://b/a/b", "zip::s3://b/x.zip"])
@@ -63,6 +63,13 @@ def test_a_url_in_a_path_is_refused() -> None:
     for call in (lambda: locate(Path("s3://bucket/a"), what="SOURCE"), lambda: open_target(Path("s3://bucket/a"))):
         with pytest.raises(UsageError, match="give it as text"):
             call()
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a", Path("s3://bucket/a")])
+def test_what_grows_on_this_machine_is_no_url(url: str | Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--output is written on this machine, and a URL is no folder"):
+        local_folder(url, "--output")
+    assert local_folder(f"file://{tmp_path}/a", "--output") == local_folder(tmp_path / "a", "x") == tmp_path / "a"
 
 
 def test_a_whole_bucket_is_refused() -> None:
