@@ -31,6 +31,9 @@ from igrft.reports.text import plural
 
 __all__ = ["Finding", "Validation", "validate"]
 
+#: Frames looked at together: with their text, and what checks make of them, they take some KB each.
+_BATCH_FRAMES = 32768
+
 
 @dataclass
 class Validation:
@@ -117,7 +120,7 @@ def _check_rows(context: Context, progress: bool) -> None:
     with progress_bar("rows", dataset.num_episodes, dataset.num_frames, show=progress) as advance:
         for relative, rows in files:
             names = row_columns(dataset.features, dataset.parquet(relative).schema_arrow)
-            for taken, table in dataset.iter_file(relative, rows, names=names):
+            for taken, table in dataset.iter_file(relative, rows, frames=_BATCH_FRAMES, names=names):
                 part = Part(dataset, taken, table)
                 check_frames(context, part)
                 check_labels(context, part)
