@@ -58,6 +58,9 @@ def _run(
 ) -> AnnotateResult | None:
     for future in after:
         future.result()
+    state = jobs.state()
+    if state.get("state") == "failed" and state.get("message") and jobs.holds(submission):
+        raise IgrftError(state["message"])
     jobs.refuse_ended(submission)
     if stage.kind != "label":
         return settle(jobs, stage, run_tasks, say)
@@ -74,12 +77,13 @@ def task_of(jobs: Jobs, stage: Stage, attempt: int) -> LabelTask:
 
 def main() -> None:
     """``python -m igrft.cluster.drive FOLDER SUBMISSION``: the driver on Ray."""
-    from igrft.cluster.ray import run_tasks
+    from igrft.cluster.ray import connect, run_tasks
 
     jobs = Jobs(Path(sys.argv[1]))
     submission = sys.argv[2]
     try:
         jobs.refuse_ended(submission)
+        connect()
         drive(jobs, run_tasks, at_once=max(2, len(jobs.stages())))
     except Exception as error:
         if jobs.holds(submission) and not jobs.ended:

@@ -227,7 +227,7 @@ class Jobs:
 
 def node() -> str:
     """Name of this node, as its scheduler calls it."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    return os.environ.get("SLURMD_NODENAME") or os.environ.get("IGRFT_NODE") or socket.gethostname()
 
 
 def _object(path: Path) -> dict[str, Any]:

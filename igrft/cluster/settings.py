@@ -115,6 +115,19 @@ def read_executor(value: Any, overrides: Sequence[str], where: str) -> Executor:
     )
 
 
+def seconds_of(time: str) -> float:
+    """A time as Slurm writes it (``MM``, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``) in seconds."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:
+        hours, (minutes, seconds) = 0, [*parts, 0][:2]
+    return float(((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
 def _copy(value: Any) -> Any:
     return {str(k): _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 

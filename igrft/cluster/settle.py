@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +17,11 @@ from igrft.dataset.parquet import write_json
 from igrft.errors import IgrftError
 from igrft.pipeline.outcome import AnnotateResult
 from igrft.pipeline.run import Run, say_to_stderr
-from igrft.pipeline.target import open_target
+from igrft.pipeline.target import Target, open_target
 from igrft.pipeline.workers import one_line, refuse_full_disk
+
+#: Seconds for which a job that settles waits for TARGET, and between two tries.
+_PATIENCE, _LOOK = 300, 5
 
 
 class Again(Protocol):
@@ -98,7 +103,7 @@ def _settle(
         jobs=jobs,
         try_again=again,
     )
-    with where.locked():
+    with _held(jobs, job["submission"], where):
         where.recover()
         where.refuse_strangers(plan.source, bool(job["overwrite"]))
         if stage.kind == "finish":
@@ -117,6 +122,26 @@ def _settle(
         # Neither later steps nor the end try anew what was tried often enough.
         jobs.put_set_aside({row: reason for row, reason in run.set_aside.items() if row in run.left_undone})
     return None
+
+
+@contextmanager
+def _held(jobs: Jobs, submission: str, where: Target) -> Iterator[None]:
+    """Hold TARGET. A job that is thought dead may still do so, for as long as it does not know.
+
+    Raises:
+        IgrftError: another process holds it for too long; or it has ended the submission.
+    """
+    with ExitStack() as block:
+        for left in range(_PATIENCE, -1, -_LOOK):
+            try:
+                block.enter_context(where.locked())
+                break
+            except IgrftError:
+                if not left:
+                    raise
+            time.sleep(_LOOK)
+            jobs.refuse_ended(submission)
+        yield
 
 
 def spent(jobs: Jobs, here: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

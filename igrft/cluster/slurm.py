@@ -9,8 +9,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from igrft.cluster.settings import Executor
 from igrft.cluster.settle import SettleTask
 from igrft.cluster.stages import Stage
 from igrft.cluster.task import LabelTask
+from igrft.dataset.parquet import write_text
 from igrft.errors import IgrftError
 
 #: Options of ``sbatch`` by which memory is asked for.
 MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")
+#: In the folder of an attempt: ids of the jobs that try it one after the other, and nodes on which they failed.
+_TRIES, _SHUNNED = "tries", "shunned"
 #: Seconds between two looks at whether a further attempt has ended.
 _LOOK = 5.0
 
@@ -39,22 +44,52 @@ def submit(jobs: Jobs, tasks: Mapping[str, int]) -> None:
     refuse_no_slurm()
     submission = jobs.job()["submission"]
     ids: dict[str, str] = {}
-    for stage in jobs.stages():
-        after = [ids[name] for name in stage.after if name in ids]
-        if stage.kind == "label":
-            if stage.name not in tasks:
-                continue
-            function: Any = LabelTask(str(jobs.folder), submission, stage.name, 0)
-            ids[stage.name] = launch(jobs, stage, function, 0, tasks[stage.name], after=after)
-        else:
-            function = SettleTask(str(jobs.folder), submission, stage.name, run_again)
-            ids[stage.name] = launch(jobs, stage, function, 0, 1, after=after)
+    with _silence():
+        for stage in jobs.stages():
+            after = [ids[name] for name in stage.after if name in ids]
+            if stage.kind == "label":
+                if stage.name not in tasks:
+                    continue
+                function: Any = LabelTask(str(jobs.folder), submission, stage.name, 0)
+                ids[stage.name] = launch(jobs, stage, function, 0, tasks[stage.name], after=after)
+            else:
+                function = SlurmSettleTask(str(jobs.folder), submission, stage.name, run_again)
+                # Nobody sees to what this one leaves undone but the next of its kind.
+                tries = 1 + jobs.executor().retries
+                ids[stage.name] = launch(jobs, stage, function, 0, 1, after=after, tries=tries)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Who submits is told of all jobs together, not by datatrove of each."""
+    from loguru import logger
+
+    logger.disable("datatrove")
+    try:
+        yield
+    finally:
+        logger.enable("datatrove")
+
+
+@dataclass(frozen=True)
+class SlurmSettleTask(SettleTask):
+    """As Slurm runs it: what waits behind it and has become superfluous leaves the queue."""
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> None:
+        jobs = Jobs(Path(self.folder))
+        try:
+            super().__call__(data, rank, world_size)
+        except Exception:
+            if jobs.holds(self.submission):
+                _end(_ids(jobs))
+            raise
+        _end(_ids(jobs, self.stage))
 
 
 def run_again(jobs: Jobs, stage: Stage, attempt: int, tasks: int, avoid: Sequence[str]) -> None:
     """One more attempt, on other nodes than those to ``avoid`` if there are any; returns when its jobs have ended."""
     # Those of an attempt whose job died after it had submitted them.
-    _wait([i for name, i in jobs.ids().items() if name.startswith(f"{stage.name}/")])
+    _wait(_ids(jobs, stage.name))
     function = LabelTask(str(jobs.folder), jobs.job()["submission"], stage.name, attempt)
     exclude = sorted(_nodes().intersection(avoid))
     try:
@@ -64,15 +99,14 @@ def run_again(jobs: Jobs, stage: Stage, attempt: int, tasks: int, avoid: Sequenc
             raise
         # There are no others that have what the step needs.
         job = launch(jobs, stage, function, attempt, tasks)
-    _wait([job])
+    _wait(job.split(":"))
 
 
-def _wait(joined: Sequence[str]) -> None:
+def _wait(ids: Sequence[str]) -> None:
     """Until these jobs have ended. A controller that is away is waited for, too: they go on without it."""
-    ids = {i for several in joined for i in several.split(":")}
     while ids:
         with contextlib.suppress(IgrftError):
-            if not ids & _alive():
+            if _alive().isdisjoint(ids):
                 return
         time.sleep(_LOOK)
 
@@ -86,8 +120,14 @@ def launch(
     *,
     after: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    tries: int = 1,
 ) -> str:
     """Submit one array of jobs; return the ids, joined by colons as Slurm's dependencies are.
+
+    Args:
+        after: ids of jobs that must have ended.
+        exclude: nodes.
+        tries: how often it is submitted, each after the one before and not on a node where one failed.
 
     Raises:
         IgrftError: Slurm refused.
@@ -100,6 +140,8 @@ def launch(
         launched.append(output.split()[-1])
         # Each as it comes: what follows may be refused.
         jobs.put_ids({f"{stage.name}/{attempt}": ":".join(launched)})
+        if tries > 1:
+            write_text(folder / _TRIES, "\n".join(launched) + "\n")
         return launched[-1]
 
     made = _executor_class()(
@@ -115,7 +157,9 @@ def launch(
     )
     try:
         with _outside_of_any_job():
-            made.launch_job()
+            for _ in range(tries):
+                # datatrove has each array wait for the one that it launched before.
+                made.launch_job()
     except subprocess.CalledProcessError as error:
         raise IgrftError(f"sbatch refused step {stage.name!r} ({error}); its own message is above") from None
     return ":".join(launched)
@@ -124,9 +168,13 @@ def launch(
 def cancel(jobs: Jobs) -> None:
     """End every job that is still there."""
     refuse_no_slurm()
-    ids = _ids(jobs)
-    if ids:
-        subprocess.run(["scancel", *ids], check=False, capture_output=True)
+    _end(_ids(jobs))
+
+
+def _end(ids: Sequence[str]) -> None:
+    """Cancel jobs, but not the one that this is."""
+    if others := [i for i in ids if i != os.environ.get("SLURM_ARRAY_JOB_ID")]:
+        subprocess.run(["scancel", *others], check=False, capture_output=True)
 
 
 def alive(jobs: Jobs) -> bool:
@@ -141,8 +189,10 @@ def refuse_no_slurm() -> None:
         raise IgrftError("sbatch is not on this machine; run this on a login node of the cluster")
 
 
-def _ids(jobs: Jobs) -> list[str]:
-    return [i for joined in jobs.ids().values() for i in joined.split(":")]
+def _ids(jobs: Jobs, stage: str | None = None) -> list[str]:
+    """Ids of all jobs, or of a stage's."""
+    found = jobs.ids().items()
+    return [i for name, joined in found if stage in (None, name.partition("/")[0]) for i in joined.split(":")]
 
 
 def _alive() -> set[str]:
@@ -186,7 +236,13 @@ def _options(executor: Executor, stage: Stage, folder: Path, exclude: Sequence[s
         "workers": own.workers or executor.workers or -1,
         "sbatch_args": sbatch,
         "max_array_size": executor.max_array,
-        "env_command": f"{_says_where(folder, executor.max_array)}\n{executor.setup or _this_environment()}",
+        "env_command": "\n".join(
+            [
+                _says_where(folder, executor.max_array),
+                *([] if stage.kind == "label" else [_shuns_this_node(folder, str(sbatch.get("exclude", "")))]),
+                executor.setup or _this_environment(),
+            ]
+        ),
     }
 
 
@@ -195,6 +251,23 @@ def _says_where(folder: Path, max_array: int) -> str:
     nodes = shlex.quote(str(folder / "nodes"))
     rank = f"$((SLURM_ARRAY_TASK_ID + {max_array} * ${{RUN_OFFSET:-0}}))"
     return f'mkdir -p {nodes} && echo "$SLURMD_NODENAME" > {nodes}/{rank}'
+
+
+def _shuns_this_node(folder: Path, excluded: str) -> str:
+    """Lines of shell: should this job fail, those that are to try the same after it do not come here.
+
+    Where there is no other node, Slurm refuses to leave this one out, and they do come.
+    """
+    shunned, tries = (shlex.quote(str(folder / name)) for name in (_SHUNNED, _TRIES))
+    return textwrap.dedent(f"""\
+        igrft_failed() {{
+            echo "$SLURMD_NODENAME" >> {shunned}
+            nodes={shlex.quote(excluded and excluded + ",")}$(sort -u {shunned} | paste -sd,)
+            while read -r job; do
+                scontrol update JobId="$job" ExcNodeList="$nodes" || true
+            done < {tries} > /dev/null 2>&1
+        }}
+        trap '[ $? = 0 ] || igrft_failed' EXIT""")
 
 
 def _this_environment() -> str:

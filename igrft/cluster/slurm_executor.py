@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from datatrove.executor.slurm import SlurmPipelineExecutor
@@ -24,6 +25,13 @@ class SlurmExecutor(SlurmPipelineExecutor):
                 found.pop(plain, None)
         # A switch has no value; one that is off is not there; 0 is a value.
         return {k: "" if v is True else str(v) for k, v in found.items() if v is not None and v is not False}
+
+    def get_launch_file_contents(self, sbatch_args: dict[str, Any], run_script: str) -> str:
+        """The script of a job; folders may have blanks in their names."""
+        pickled = self.logging_dir.resolve_paths("executor.pik")
+        quoted = {k: f'"{v}"' if " " in v else v for k, v in sbatch_args.items()}
+        script: str = super().get_launch_file_contents(quoted, run_script.replace(pickled, shlex.quote(pickled)))
+        return script
 
     def launch_merge_stats(self) -> None:
         """No further job: nobody reads datatrove's statistics of these pipelines."""

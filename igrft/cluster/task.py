@@ -22,7 +22,7 @@ from igrft.cluster.stages import Stage, ancestors
 from igrft.dataset.locate import locate
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
-from igrft.pipeline.labelling import Labelling
+from igrft.pipeline.labelling import Labelling, StrictError
 from igrft.pipeline.plan import Plan, make_plan
 from igrft.pipeline.target import open_target
 from igrft.pipeline.workers import one_line
@@ -89,6 +89,9 @@ def label_share(jobs: Jobs, stage: Stage, attempt: int, rank: int) -> None:
         sign.end("done")
     except BaseException as error:
         sign.end("failed", said(error))
+        if isinstance(error, StrictError) and jobs.holds(sign.submission) and not jobs.ended:
+            # No task need go on, and nothing is to be tried again.
+            jobs.put_state("failed", f"{stage.name}: {said(error)}")
         raise
 
 
@@ -232,5 +235,5 @@ class SignOfLife:
         now = self._written = time.time()
         value = {name: getattr(self, name) for name in _TOLD}
         value |= {"node": node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "now": now}
-        value["restarts"] = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        value["restarts"] = int(os.environ.get("SLURM_RESTART_COUNT") or os.environ.get("IGRFT_RESTARTS") or 0)
         self.jobs.put_progress(self.stage, self.attempt, self.rank, value)

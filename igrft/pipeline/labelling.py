@@ -29,6 +29,10 @@ from igrft.steps.base import Episode, Step, StepDefaults
 _BATCH_FRAMES = 131072
 
 
+class StrictError(IgrftError):
+    """An episode cannot be labelled, and none may be set aside."""
+
+
 def say_to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -241,7 +245,7 @@ class Labelling:
 
     def put_aside(self, row: int, reason: str) -> None:
         if self.strict:
-            raise IgrftError(f"{reason} (--strict stops here; without it the episode is set aside)")
+            raise StrictError(f"{reason} (--strict stops here; without it the episode is set aside)")
         self.set_aside[row] = reason
 
     def labels(self, row: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

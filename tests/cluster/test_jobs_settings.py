@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from igrft.cluster.settings import Executor, StepJobs, read_executor
+from igrft.cluster.settings import Executor, StepJobs, read_executor, seconds_of
 from igrft.errors import UsageError
 from igrft.pipeline.config import load_pipeline
 from igrft.steps.base import Resources
@@ -68,6 +68,14 @@ def test_slurms_times(time):
     # After the command nothing is quoted, and none is a number in base 60.
     assert read("", f"executor.time={time}").time == time
     assert read("", f"executor.steps.values.time={time}").of_step("values").time == time
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("10:30", 630), ("24:00:00", 86400), ("1-12", 129600), ("2-00:30", 174600), ("0-0:0:5", 5)],
+)
+def test_slurms_times_in_seconds(time, seconds):
+    assert seconds_of(time) == seconds
 
 
 def test_overrides_come_last_and_reach_into_steps():

@@ -199,6 +199,32 @@ def test_what_is_no_folder_of_jobs_is_left_alone(source, pipeline_file, tmp_path
         annotate(source, tmp_path / "labelled", pipeline=pipeline_file(), overrides=["executor.tasks=2"])
 
 
+@pytest.mark.parametrize("executor", ["type=slurm", "type=ray", "tasks=2"])
+def test_processes_of_one_run_are_not_jobs(igrft, source, pipeline_file, tmp_path, executor):
+    done = igrft(
+        "annotate", source, tmp_path / "out", "--pipeline", pipeline_file(), "--workers", 2, f"--executor.{executor}"
+    )
+    assert done.status == 2 and "--executor.workers is how many jobs run at a time" in done.err
+    assert not (tmp_path / "out.jobs").exists()
+
+
+def test_a_cluster_that_is_not_here(igrft, source, pipeline_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for address in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(address, raising=False)
+    command = ["annotate", source, tmp_path / "out", "--pipeline", pipeline_file()]
+    done = igrft(*command, "--executor.type=slurm")
+    assert done.status == 1 and "sbatch is not on this machine; run this on a login node" in done.err
+    assert not (tmp_path / "out.jobs").exists()
+    done = igrft(*command, "--executor.type=ray", "--executor.address=http://127.0.0.1:9")
+    assert done.status == 1 and done.err.splitlines()[-1].startswith(
+        "igrft: no job server of Ray answers at 'http://127"
+    )
+    # It was not submitted, and nothing keeps another run from beginning.
+    assert igrft("status", tmp_path / "out").status == 1
+    assert igrft(*command).status == 0
+
+
 def test_durations():
     assert [duration(s) for s in (0, 59.6, 61, 3599, 3600, 90061)] == [
         "0 s",
