@@ -2,7 +2,8 @@
 
     accelerate launch … several_processes.py FILE
 
-FILE holds a JSON list of ``{"recipe": …, "stop": STEP or null}``; a run that stops is saved as after SIGTERM.
+FILE holds a JSON list of ``{"recipe": …, "stop": STEP or null, "spread": whether parameters are to be}``; a run that
+stops is saved as after SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def run(job: dict[str, Any]) -> None:
 
     def steps(self: Loop, number: int, parts: Any) -> Any:
         reached[0] = number
+        assert self.sharded == (job["spread"] and self.accelerator.num_processes > 1)
         return step(self, number, parts)
 
     Loop._step = steps

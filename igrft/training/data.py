@@ -89,6 +89,7 @@ class TrainingData:
         self.stats = _aggregated([held.reader for held in entries], self.features)
         self.warnings = warnings
         self._keep = keep
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def open(

@@ -56,7 +56,7 @@ class KeptLabels:
                         file.seek(int(index[run[0]]) * RECORD.itemsize)
                         file.write(records[run].tobytes())
         arrays = {f.name: getattr(episodes, f.name) for f in fields(episodes) if f.type == "np.ndarray"}
-        np.savez(folder / _EPISODES, **arrays)
+        np.savez(folder / _EPISODES, allow_pickle=False, **arrays)
         reasons = {str(i): reason for i, reason in episodes.reasons.items()}
         facts = {"knows_success": episodes.knows_success, "reasons": reasons, "subtask_names": list(names)}
         (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")

@@ -163,7 +163,7 @@ class LabelledStream(StreamingLeRobotDataset):
         assert held is not None
         visit, frame = held
         item = self._item(visit.rows, frame, visit.pictures.get(frame, {}))
-        reader.drop(index)
+        reader.let_go(visit, frame)
         return item
 
     def _item(self, rows: Rows, frame: int, pictures: Pictures) -> dict[str, Any]:
@@ -279,8 +279,9 @@ class DrawnFrames:
     def drop(self, index: np.ndarray, lane: np.ndarray) -> None:
         """Let go of frames that were drawn for others."""
         for i, number in zip(index.tolist(), lane.tolist(), strict=True):
-            if number in self.readers:
-                self.readers[number].drop(i)
+            reader = self.readers.get(number)
+            if reader is not None and (held := reader.find(i)) is not None:
+                reader.let_go(*held)
 
     def _take(self, index: int, lane: int) -> Read:
         reader = self.readers.get(lane)
@@ -289,7 +290,7 @@ class DrawnFrames:
             return self.stream.single(index, self.later)
         visit, frame = held
         read = (visit.rows, frame, {g: visit.pictures[g] for g in visit.needed(frame)})
-        reader.drop(index)
+        reader.let_go(visit, frame)
         return read
 
 
@@ -305,7 +306,7 @@ def _tensor(value: Any) -> Any:
 def _wanted(dataset: DatasetReader, episodes: Sequence[int] | None) -> np.ndarray:
     """Frames of each episode that are given: none of those set aside, or not named."""
     labels = load_labels(dataset, [])
-    chosen = np.ones(len(labels), dtype=bool)
+    chosen: np.ndarray = np.ones(len(labels), dtype=bool)
     if episodes is not None:
         for episode in episodes:
             labels.position(episode)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,24 +79,31 @@ class Source:
                 raise self._unread(row, frame, EpisodeError("its pictures end before it does")) from None
             except (EpisodeError, OSError) as error:
                 raise self._unread(row, frame, error) from error
-            yield lambda makes=makes: dict(zip(self.cameras, (make() for make in makes), strict=True))
+            yield partial(self._made, makes)
+
+    def _made(self, makes: Sequence[Callable[[], Tensor]]) -> Pictures:
+        return dict(zip(self.cameras, (make() for make in makes), strict=True))
 
     def _camera(self, row: int, camera: str, first: int) -> Iterator[Callable[[], Tensor]]:
         dataset = self.dataset
         count = int(dataset.lengths[row]) - first
         if dataset.features[camera]["dtype"] == "image":
             for value in image_values(dataset, row, camera, first, count):
-                yield lambda value=value: _decoded(dataset, value)
+                yield partial(_decoded, dataset, value)
             return
         window = dataset.video(row, camera)
         start = window.start + first / dataset.fps
         for make in walk(window.path, start, dataset.fps, count, None, "rgb", self.backend, 1):
-            yield lambda make=make: torch.from_numpy(make()).permute(2, 0, 1)
+            yield partial(_channels_first, make)
 
     def _unread(self, row: int, frame: int, error: Exception) -> IgrftError:
         root, line = self.dataset.root, str(error).strip().splitlines()[0]
         where = place_of(self.dataset, int(self.dataset.from_index[row]) + frame)
         return IgrftError(f"{root}: {where} cannot be read ({line}); run: igrft validate {root}")
+
+
+def _channels_first(make: Callable[[], np.ndarray]) -> Tensor:
+    return torch.from_numpy(make()).permute(2, 0, 1)
 
 
 def _decoded(dataset: DatasetReader, value: dict[str, Any] | None) -> Tensor:
@@ -257,13 +265,10 @@ class LaneReader:
                 return visit, frame
         return None
 
-    def drop(self, index: int) -> None:
+    def let_go(self, visit: Visit, frame: int) -> None:
         """A frame was drawn: let go of it, and of its visit with the last."""
-        held = self.find(index)
-        if held is not None:
-            visit, frame = held
-            visit.leave(frame)
-            self._forget(visit)
+        visit.leave(frame)
+        self._forget(visit)
 
     def _forget(self, visit: Visit) -> None:
         if not visit.pending and visit is not self._current:

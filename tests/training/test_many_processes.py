@@ -43,8 +43,8 @@ def value(root: Path, run: Path, name: str, **settings: Any) -> dict[str, Any]:
     return made
 
 
-def launch(processes: int, jobs: list[dict[str, Any]], file: Path, configuration: str = "ddp") -> None:
-    """Run jobs one after the other in as many processes, as accelerate starts them."""
+def launch(processes: int, jobs: list[dict[str, Any]], file: Path, configuration: str = "ddp", *more: str) -> None:
+    """Run jobs one after the other in as many processes, as accelerate starts them; ``more``: options for it."""
     file.write_text(json.dumps(jobs))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     command += ["--config_file", str(CONFIGURATIONS / f"{configuration}.yaml"), "--num_processes", str(processes)]
@@ -64,7 +64,7 @@ Jobs = list[dict[str, Any]]
 class Runs:
     """Runs in ``root``: ``one/NAME`` by one process, ``two/NAME`` and ``spread/NAME`` by two.
 
-    ``fewer``, ``more`` and ``spread_fewer`` are stopped after step 2 and go on with the other number.
+    Those that are stopped go on with the other number of processes.
     """
 
     def __init__(self, labelled: Path, root: Path) -> None:
@@ -76,7 +76,8 @@ class Runs:
         return [{"root": str(self.labelled), "streaming": True, "buffer_size": 64, "shards": 4}]
 
     def job(self, folder: str, name: str, stop: int | None = None, **settings: Any) -> dict[str, Any]:
-        return {"recipe": value(self.labelled, self.root / folder, name, **settings), "stop": stop}
+        spread = "sharding" in settings
+        return {"recipe": value(self.labelled, self.root / folder, name, **settings), "stop": stop, "spread": spread}
 
     def make(self, one: Jobs, two: Jobs, after: Jobs) -> None:
         """Runs of one process, of two in a single launch, and of one again."""
@@ -96,20 +97,12 @@ class Runs:
 def runs(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Runs(labelled, tmp_path_factory.mktemp("runs"))
     made.make(
+        [made.job("one/stream", "ig_awr", datasets=made.streamed), made.job("one/judge", "judge")],
         [
-            *(made.job(f"one/{name}", name) for name in ("ig_awr", "parts", "judge")),
-            made.job("one/stream", "ig_awr", datasets=made.streamed),
-            made.job("more", "ig_awr", stop=2),
-        ],
-        [
-            made.job("two/stream", "parts", datasets=made.streamed),
-            made.job("fewer_stream", "ig_awr", stop=2, datasets=made.streamed),
-            *(made.job(f"two/{name}", name) for name in ("ig_awr", "parts")),
-            made.job("fewer", "ig_awr", stop=2),
-            made.job("more", "ig_awr"),
+            made.job("two/stream", "parts", stop=4, datasets=made.streamed),
             made.job("spread/judge", "judge", sharding="fsdp"),
         ],
-        [made.job("fewer", "ig_awr"), made.job("fewer_stream", "ig_awr", datasets=made.streamed)],
+        [made.job("two/stream", "ig_awr", datasets=made.streamed)],
     )
     return made.root
 
@@ -117,15 +110,23 @@ def runs(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def more_runs(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Runs(labelled, tmp_path_factory.mktemp("runs"))
-    spread = [made.job(f"spread/{name}", name, sharding="fsdp") for name in OBJECTIVES]
+    streamed = {"datasets": made.streamed}
     made.make(
-        [made.job(f"one/{name}", name) for name in OBJECTIVES],
+        [
+            *(made.job(f"one/{name}", name) for name in OBJECTIVES),
+            made.job("one/stream", "ig_awr", **streamed),
+            made.job("more", "ig_awr", stop=2),
+            made.job("more_stream", "ig_awr", stop=2, **streamed),
+        ],
         [
             *(made.job(f"two/{name}", name) for name in OBJECTIVES),
-            *spread,
+            *(made.job(f"spread/{name}", name, sharding="fsdp") for name in OBJECTIVES),
             made.job("spread_fewer", "iql", stop=2, sharding="fsdp"),
+            made.job("fewer", "ig_awr", stop=2),
+            made.job("more", "ig_awr"),
+            made.job("more_stream", "ig_awr", **streamed),
         ],
-        [made.job("spread_fewer", "iql")],
+        [made.job("spread_fewer", "iql"), made.job("fewer", "ig_awr")],
     )
     return made.root
 
@@ -134,7 +135,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def check_same(run: Path, one: Path) -> None:
+def check_same(run: Path, one: Path, frames: int = 31) -> None:
     """Losses, gradients, held-out fit and what is saved, to rounding."""
     assert [x["step"] for x in lines(run)] == [x["step"] for x in lines(one)] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(lines(run), lines(one), strict=True):
@@ -151,7 +152,7 @@ def check_same(run: Path, one: Path) -> None:
         if "heldout" in a:
             known = [k for k, v in b["heldout"].items() if v is not None]
             assert all(a["heldout"][k] == pytest.approx(b["heldout"][k], rel=1e-2, abs=1e-4) for k in known)
-            assert a["heldout"]["frames"] == 31
+            assert a["heldout"]["frames"] == frames
     for part in ("pretrained_model", "critic", "training_state"):
         files = (one / "checkpoints/last" / part).rglob("*.safetensors")
         for file in sorted(f for f in files if f.name != "rng_state.safetensors"):
@@ -166,17 +167,14 @@ def check_same(run: Path, one: Path) -> None:
     assert order[0] == order[1]
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"), [("two", "ig_awr"), ("two", "parts"), ("spread", "judge"), ("two", "stream")]
-)
-def test_two_processes_get_the_losses_of_one(runs: Path, folder: str, name: str) -> None:
-    """Each takes half of every batch; spread, each holds half of everything."""
-    check_same(runs / folder / name, runs / "one" / name)
+def test_two_processes_get_the_losses_of_one(runs: Path) -> None:
+    """Each takes half of every batch, and holds half of everything."""
+    check_same(runs / "spread/judge", runs / "one/judge")
 
 
-@pytest.mark.parametrize(("folder", "one"), [("fewer", "ig_awr"), ("more", "ig_awr"), ("fewer_stream", "stream")])
-def test_a_run_goes_on_with_more_processes_or_fewer(runs: Path, folder: str, one: str) -> None:
-    check_same(runs / folder, runs / "one" / one)
+def test_a_stream_over_two_processes_goes_on_in_one(runs: Path) -> None:
+    """Stopped after step 4 of 6; in two processes each takes its half of a batch in two parts."""
+    check_same(runs / "two/stream", runs / "one/stream")
 
 
 @pytest.mark.slow
@@ -187,5 +185,35 @@ def test_every_objective_gets_the_losses_of_one_process(more_runs: Path, folder:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_spread_goes_on_in_one_process(more_runs: Path) -> None:
-    check_same(more_runs / "spread_fewer", more_runs / "one/iql")
+@pytest.mark.parametrize(
+    ("folder", "one"), [("fewer", "ig_awr"), ("more", "ig_awr"), ("more_stream", "stream"), ("spread_fewer", "iql")]
+)
+def test_a_run_goes_on_with_more_processes_or_fewer(more_runs: Path, folder: str, one: str) -> None:
+    """Stopped after step 2 of 6."""
+    check_same(more_runs / folder, more_runs / "one" / one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lets_go", ["false", "true"])
+def test_a_language_model_is_spread_layer_by_layer(tmp_path: Path, lets_go: str) -> None:
+    """A tiny π0.5 with text, insulation, recomputation and a frozen part; every linear layer is gathered by itself."""
+    from labelled_set import make_labelled_set
+    from several_processes import run
+
+    root = make_labelled_set(tmp_path / "set")
+    policy = {"type": "pi05_tiny", "device": "cpu", "chunk_size": 6, "n_action_steps": 6}
+    policy |= {"gradient_checkpointing": True, "freeze_vision_encoder": True}
+    objective = {"type": "ig_awr", "insulate": True, "text_weight": 1.0}
+    settings = {"policy": policy, "num_workers": 0, "text": {"tokenizer": "bytes"}, "objective": objective}
+
+    def job(name: str, stop: int | None = None) -> dict[str, Any]:
+        made = value(root, tmp_path / name, "ig_awr", **settings)
+        made["critic"]["evaluate_frames"] = 7
+        return {"recipe": made, "stop": stop, "spread": True}
+
+    run(job("one"))
+    options = ["--fsdp_min_num_params", "500", "--fsdp_reshard_after_forward", lets_go]
+    launch(2, [job("two"), job("fewer", stop=2)], tmp_path / "jobs.json", "fsdp", *options)
+    run(job("fewer"))
+    check_same(tmp_path / "two", tmp_path / "one", frames=7)
+    check_same(tmp_path / "fewer", tmp_path / "one", frames=7)
