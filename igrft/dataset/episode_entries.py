@@ -11,7 +11,7 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any
 
