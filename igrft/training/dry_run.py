@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from igrft.errors import IgrftError
 from igrft.models.actors import build_policy, make_actor
 from igrft.models.critic import Critic
@@ -99,7 +101,7 @@ def dry_run(recipe: str | Path, overrides: Sequence[str] = ()) -> DryRun:
     check_recipe(loaded, str(recipe))
     run = run_folder(loaded, str(recipe)).absolute()
     data = open_data(loaded)
-    notices = list(data.warnings)
+    notices = [*data.warnings, *_buffers(data)]
     newest = checkpoint.newest(run)
     module, memory = _on_meta(loaded, data, notices)
     return DryRun(
@@ -112,6 +114,17 @@ def dry_run(recipe: str | Path, overrides: Sequence[str] = ()) -> DryRun:
         memory=memory,
         notices=notices,
     )
+
+
+def _buffers(data: TrainingData) -> list[str]:
+    """What the pictures in the buffers of streams take of the memory beside the device, of all processes together."""
+    told = []
+    for number, held in enumerate(data.entries):
+        if held.entry.streaming and held.cameras:
+            frame = sum(int(np.prod(held.reader.features[camera]["shape"])) for camera in held.cameras)
+            size = held.entry.buffer_size * frame * (2 if data.has_next else 1)
+            told.append(f"datasets.{number} is streamed: its buffers hold about {size / 1e9:.1f} GB of pictures")
+    return told
 
 
 def _on_meta(

@@ -19,7 +19,7 @@ from igrft.models.devices import torch_threads
 from igrft.pipeline.workers import refuse_full_disk
 from igrft.training import checkpoint, sharding
 from igrft.training.ema import Ema
-from igrft.training.loop import Loop
+from igrft.training.loop import Loop, Stopped
 from igrft.training.lora import trainable
 from igrft.training.opening import Keep
 from igrft.training.recipe import Recipe
@@ -88,11 +88,11 @@ def train(
     """
     try:
         return _run(recipe, overrides, overwrite, show_progress, say)
-    except UsageError:
+    except (UsageError, Stopped) as error:
         if is_main():
             raise
-        # Every process finds the same fault; one says so.
-        raise SystemExit(2) from None
+        # Every process finds the same fault, and stops when one is told to; one says so.
+        raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
 
 
 def _run(

@@ -308,3 +308,35 @@ def test_pictures_that_lie_in_the_table(tmp_path: Path) -> None:
     for item in take(held, 60):
         expected = torch.from_numpy(pictures[int(item[c.INDEX])]).permute(2, 0, 1)
         assert torch.equal(item["observation.images.top"], expected)
+
+
+def test_why_lerobots_own_class_is_not_enough(pictured: Path) -> None:
+    """When this fails, LeRobot has mended it: look at what of ours can go."""
+    from lerobot.datasets.streaming_dataset import StreamingLeRobotDataset
+
+    one = StreamingLeRobotDataset("local/set", root=pictured, delta_timestamps={c.RETURN: [0.0, 0.1]})
+    with pytest.raises(TypeError, match="expected Tensor as element 0"):
+        next(iter(one))
+    assert not hasattr(one, "state_dict")
+    named = StreamingLeRobotDataset("local/set", root=pictured, episodes=[3])
+    asked = []
+    named._query_videos = lambda times, episode: asked.append((int(episode), times)) or {}
+    list(named)
+    # Every episode comes, and the pictures of the second file are looked for past its end.
+    assert {episode for episode, _ in asked} == {0, 1, 2, 3}
+    assert max(times[CAMERA][0] for episode, times in asked if episode == 3) > 9
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
+    """Of four times as many frames, in a process of its own; read from anywhere it does."""
+    import streaming
+
+    found = {}
+    for frames in (150_000, 600_000):
+        root = streaming.labelled(tmp_path, frames)
+        found[frames] = {way: streaming.measured(root, way)["mb"] for way in (True, False)}
+    grown = {way: found[600_000][way] - found[150_000][way] for way in (True, False)}
+    # Episodes' facts and the record of what labelled them stay in memory: 1,100 more of them.
+    assert grown[True] < 20, found
+    assert grown[False] > 3 * max(grown[True], 1), found
