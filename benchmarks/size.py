@@ -9,7 +9,7 @@ Sets are those of size_set.py, made where they are missing in ``--folder`` (4 GB
 another 10 at 100,000). Each verb is a process of its own: `igrft annotate` with subtasks from a file, rewards and
 returns, then `validate` and `inspect` of what it made. Start-up is the same command over two episodes. Limits: at most
 1.2 times the time a frame at 1,000 episodes, at most 2 GiB. On a machine that is not idle seconds by the clock mean
-little: those of the CPU are beside them.
+little, and those of the CPU grow with the load: before and after every size the first one is run again.
 """
 
 from __future__ import annotations
@@ -43,15 +43,12 @@ class Run:
     cpu: float
     mib: float
 
-    def least(self, other: Run) -> Run:
-        return Run(min(self.wall, other.wall), min(self.cpu, other.cpu), min(self.mib, other.mib))
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, nargs="+", default=[1000, 3000, 10_000, 30_000, 100_000])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "igrft_size")
-    parser.add_argument("--rounds", type=int, default=7, help="of start-up and of sets up to 3,000; larger ones once")
+    parser.add_argument("--rounds", type=int, default=3, help="of a probe: start-up and the first size")
     parser.add_argument("--verbs", nargs="*", default=list(VERBS), choices=VERBS)
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--lerobot", action="store_true")
@@ -116,47 +113,60 @@ def command(verb: str, folder: Path, episodes: int) -> list[str]:
     return [*ours, str(source), str(labelled), "--pipeline", str(pipeline), "--quiet"]
 
 
+@dataclass
+class Probe:
+    """The first size and a set of two episodes, at one moment of a machine that others use, too."""
+
+    start: Run
+    first: Run
+
+    @classmethod
+    def take(cls, verb: str, arguments: argparse.Namespace) -> Probe:
+        """The means of several runs in turns."""
+        sizes = (_FEW, arguments.episodes[0])
+        runs = [[measure(command(verb, arguments.folder, n)) for n in sizes] for _ in range(arguments.rounds)]
+        return cls(*(mean(list(of_one)) for of_one in zip(*runs, strict=True)))
+
+
+def mean(runs: list[Run]) -> Run:
+    """Mean seconds; the most memory."""
+    return Run(sum(r.wall for r in runs) / len(runs), sum(r.cpu for r in runs) / len(runs), max(r.mib for r in runs))
+
+
 def table_of_verbs(arguments: argparse.Namespace) -> list[str]:
-    starts: dict[str, Run] = {}
-    found: dict[tuple[str, int], Run] = {}
-    for verb in VERBS:
-        for episodes in [_FEW, *arguments.episodes]:
-            if verb not in arguments.verbs:
-                if verb == "annotate":
-                    labelled_of(arguments.folder, episodes)
-                continue
-            run = repeated(verb, arguments, episodes)
-            if episodes == _FEW:
-                starts[verb] = run
-            else:
-                found[verb, episodes] = run
-                print(f"{verb} {episodes}: {run}", file=sys.stderr, flush=True)
+    """Every size between two probes, so that its time a frame is compared under the load that it ran under."""
     lines = [
-        "| verb | episodes | frames | s | less start-up | µs a frame | to the first | CPU s | less start-up | "
-        "µs a frame | to the first | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| verb | episodes | frames | s | less start-up | CPU s | less start-up | µs a frame | to the first, CPU | "
+        "by the clock | peak MiB |",
+        "|" + "---|" * 11,
     ]
-    first: dict[str, tuple[float, float]] = {}
-    for (verb, episodes), run in found.items():
-        frames = frames_of(arguments.folder / str(episodes))
-        wall, cpu = run.wall - starts[verb].wall, run.cpu - starts[verb].cpu
-        a_frame = 1e6 * wall / frames, 1e6 * cpu / frames
-        base = first.setdefault(verb, a_frame)
-        lines.append(
-            f"| {verb} | {episodes:,} | {frames:,} | {run.wall:.1f} | {wall:.1f} | {a_frame[0]:.1f} | "
-            f"{a_frame[0] / base[0]:.2f} | {run.cpu:.1f} | {cpu:.1f} | {a_frame[1]:.1f} | "
-            f"{a_frame[1] / base[1]:.2f} | {run.mib:.0f} |"
-        )
-    small = ", ".join(f"{v} {r.wall:.2f} s ({r.cpu:.2f} of the CPU, {r.mib:.0f} MiB)" for v, r in starts.items())
-    return [*lines, "", f"Start-up: {small}. Limits: {LIMIT_RATIO} to the first, {LIMIT_MIB} MiB."]
+    for verb in VERBS:
+        if verb not in arguments.verbs:
+            continue
+        for episodes in [_FEW, *arguments.episodes] if verb != "annotate" else ():
+            labelled_of(arguments.folder, episodes)
+        before = Probe.take(verb, arguments)
+        lines.append(_row(verb, arguments, arguments.episodes[0], before.first, [before]))
+        for episodes in arguments.episodes[1:]:
+            run = measure(command(verb, arguments.folder, episodes))
+            after = Probe.take(verb, arguments)
+            lines.append(_row(verb, arguments, episodes, run, [before, after]))
+            before = after
+    return [*lines, "", f"Limits: {LIMIT_RATIO} to the first, {LIMIT_MIB} MiB. Rounds of a probe: {arguments.rounds}."]
 
 
-def repeated(verb: str, arguments: argparse.Namespace, episodes: int) -> Run:
-    """The least of several runs."""
-    best = measure(command(verb, arguments.folder, episodes))
-    for _ in range(arguments.rounds - 1 if episodes <= 3000 else 0):
-        best = best.least(measure(command(verb, arguments.folder, episodes)))
-    return best
+def _row(verb: str, arguments: argparse.Namespace, episodes: int, run: Run, probes: list[Probe]) -> str:
+    start, first = mean([p.start for p in probes]), mean([p.first for p in probes])
+    frames, few = (frames_of(arguments.folder / str(n)) for n in (episodes, arguments.episodes[0]))
+    wall, cpu = run.wall - start.wall, run.cpu - start.cpu
+    of_first = first.cpu - start.cpu, first.wall - start.wall
+    ratios = [part / frames / (one / few) for part, one in zip((cpu, wall), of_first, strict=True)]
+    row = (
+        f"| {verb} | {episodes:,} | {frames:,} | {run.wall:.1f} | {wall:.1f} | {run.cpu:.1f} | {cpu:.1f} | "
+        f"{1e6 * cpu / frames:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {run.mib:.0f} |"
+    )
+    print(row, file=sys.stderr, flush=True)
+    return row
 
 
 def measure(arguments: list[str], **environment: str) -> Run:
