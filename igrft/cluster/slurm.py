@@ -161,7 +161,9 @@ def launch(
                 # datatrove has each array wait for the one that it launched before.
                 made.launch_job()
     except subprocess.CalledProcessError as error:
-        raise IgrftError(f"sbatch refused step {stage.name!r} ({error}); its own message is above") from None
+        raise IgrftError(
+            f"sbatch refused step {stage.name!r} (status {error.returncode}); its own message is above"
+        ) from None
     return ":".join(launched)
 
 

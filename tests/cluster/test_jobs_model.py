@@ -21,8 +21,8 @@ KEY = "sk-a-key-that-nobody-may-read"
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four episodes whose pictures tell their subtasks."""
-    return write_set(tmp_path_factory.mktemp("pictures") / "source", [plain_truth(e) for e in range(4)])
+    """Three episodes whose pictures tell their subtasks."""
+    return write_set(tmp_path_factory.mktemp("pictures") / "source", [plain_truth(e) for e in range(3)])
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_a_model_a_vocabulary_of_all_and_optical_flow_beside_it(pictures: Path, 
         )
         assert sorted(server.digests()) == asked, "no question more, and none less"
         assert any(server.kind(body) == "merge" for body in server.bodies)
-    assert found.episodes == 4
+    assert found.episodes == 3
     assert tree_digest(tmp_path / "plain/labelled") == tree_digest(tmp_path / "jobs/labelled")
     jobs = Jobs.of(open_target(tmp_path / "jobs/labelled"))
     heavy = [s for s in jobs.stages() if s.kind == "label"]
