@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import cluster_runs
@@ -19,7 +20,7 @@ import pytest
 from helpers import edit_subtasks, tree_digest
 
 from igrft import annotate
-from igrft.cluster import local, task
+from igrft.cluster import local, settle, task
 from igrft.cluster.drive import drive
 from igrft.cluster.jobs import Jobs
 from igrft.cluster.submit import prepare
@@ -260,6 +261,34 @@ def test_a_job_that_was_thought_dead_does_not_bring_staging_back(submitted, targ
     with pytest.raises(IgrftError, match="is gone: the run that this belongs to has ended"):
         label(submitted, 0)
     assert not target.with_name("labelled.staging").exists()
+
+
+@pytest.mark.parametrize("it", ["dies", "finishes", "stays"])
+def test_the_end_waits_for_one_that_was_thought_dead(submitted, target, plain, monkeypatch, it):
+    """That one holds TARGET for as long as it does not know."""
+    for rank in range(3):
+        label(submitted, rank)
+    monkeypatch.setattr(settle, "_PATIENCE", 2)
+    monkeypatch.setattr(settle, "_LOOK", 1)
+    held = ExitStack()
+    held.enter_context(open_target(target).locked())
+
+    def moment(seconds: float) -> None:
+        if it == "dies":
+            held.close()
+        elif it == "finishes":
+            submitted.put_state("done")
+
+    monkeypatch.setattr(settle.time, "sleep", moment)
+    with held:
+        if it == "dies":
+            drive(submitted, local.run_tasks, say=quiet)
+            assert tree_digest(target) == plain
+        else:
+            message = {"finishes": "the submission is done", "stays": "another run is at work"}[it]
+            with pytest.raises(IgrftError, match=message):
+                settle.settle(submitted, submitted.stage("finish"), local.run_tasks, quiet)
+            assert submitted.state()["state"] == {"finishes": "done", "stays": "failed"}[it] and not target.exists()
 
 
 def test_a_source_that_changed_since_is_refused(submitted, source, target):
