@@ -29,7 +29,9 @@ demo-recording: sync
 
 # A worker goes through neighbouring tests, which share what they import and make, and helps the other out at the end.
 test: sync lint
-	$(RUN) pytest -n $(WORKERS) --dist worksteal
+	$(RUN) pytest -n $(WORKERS) --dist worksteal --ignore tests/teleoperators
+	@# Servos are emulated in real time: what runs beside them would make them late.
+	$(RUN) pytest tests/teleoperators
 
 test-slow: sync
 	$(RUN) pytest -m slow -s

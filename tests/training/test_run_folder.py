@@ -12,6 +12,9 @@ from igrft.training.recipe import Recipe
 from igrft.training.recipe_file import recipe_from, resolved, resolved_yaml
 from igrft.training.run import _clear, _is_stale, differing
 
+#: What a resolved recipe says of every dataset.
+_OF_A_DATASET = ["buffer_size", "kind", "root", "shards", "streaming", "weight"]
+
 
 def recipe(*overrides: str) -> Recipe:
     value = {"policy": {"type": "state_flow", "device": "cpu"}, "datasets": [{"root": "a", "episodes": [1, 2]}]}
@@ -41,7 +44,7 @@ def run_of(folder: Path, made: Recipe) -> Path:
         ),
         (["critic.layers=[11, 14]"], ["critic.layers.2"]),
         (["datasets.0.episodes=[1, 3]"], ["datasets.0.episodes.1"]),
-        (["datasets.1.root=b"], ["datasets.1.kind", "datasets.1.root", "datasets.1.weight"]),
+        (["datasets.1.root=b"], [f"datasets.1.{key}" for key in _OF_A_DATASET]),
         (["policy.width=64"], ["policy.width"]),
         (["optimizer.ema=null"], ["optimizer.ema"]),
         (["init_from=x"], ["init_from"]),
