@@ -23,6 +23,7 @@ from igrft import columns as c
 from igrft.dataset.labels import load_labels, open_dataset
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError, UsageError, did_you_mean
+from igrft.remote.mirror import manifest_of
 from igrft.training.frames import ACTION_IS_PAD, STATES, TASK, Observation, matrix
 from igrft.training.order import Draw, StreamOrder
 from igrft.training.pictures import backend
@@ -99,7 +100,9 @@ class LabelledStream(StreamingLeRobotDataset):
         del self.hf_dataset
         seen = [name for name in self.dataset.cameras if self.dataset.camera_has_files(name)]
         seen = seen if cameras is None else list(cameras)
-        self.source = Source(self.dataset, tuple(held), tuple(seen), backend())
+        # Of a store, PyAV alone reads a video in parts.
+        chosen = backend() if manifest_of(self.dataset.root) is None else "pyav"
+        self.source = Source(self.dataset, tuple(held), tuple(seen), chosen)
         self.frames = _wanted(self.dataset, episodes) if frames is None else frames
         self.num_shards, self.number = shards, number
         self.process_index, self.num_processes = process_index, num_processes

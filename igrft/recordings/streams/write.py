@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -33,18 +33,21 @@ SKEW = "meta/igrft_skew.parquet"
 @contextmanager
 def import_ahead() -> Iterator[None]:
     """Import LeRobot's writer, which takes seconds, while the block reads and encodes."""
-    # The libraries that both use, here: threads that import the same ones at once may meet halfway.
-    import av
-    import cv2  # noqa: F401
-    import pyarrow.parquet
-
-    assert av and pyarrow.parquet
-    thread = Thread(target=import_module, args=("igrft.recordings.streams.lerobot_writer",), name="import-lerobot")
+    # What both use is imported here: threads that import the same libraries at once may meet halfway.
+    for name in ("av", "cv2", "pyarrow.parquet"):
+        import_module(name)
+    thread = Thread(target=_import_writer, name="import-lerobot")
     thread.start()
     try:
         yield
     finally:
         thread.join()
+
+
+def _import_writer() -> None:
+    # What fails here fails again, and is told, where it is used.
+    with suppress(Exception):
+        import_module("igrft.recordings.streams.lerobot_writer")
 
 
 class FinishedVideos:
