@@ -12,6 +12,8 @@ from cluster_runs import EPISODES, STEP, Labelled, Sets, igrft, sets
 from processes import find
 from ray_cluster import CLUSTER, RayCluster
 
+from igrft.cluster.schedulers import cancel
+
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 HEAD, WORKER = "127.0.0.2", "127.0.0.3"
 
@@ -94,9 +96,10 @@ def test_a_task_that_is_killed_is_run_again(ray_nodes, made, labelled):
 
 
 def test_cancelled_it_goes_on_where_it_was(ray_nodes, made, labelled):
-    submitted = annotate(ray_nodes, made, labelled)
+    submitted = annotate(ray_nodes, made, labelled, "--executor.workers=1")
     wait_staged(ray_nodes, labelled, 3)
-    igrft("cancel", labelled.path)
+    # From here: starting the command may take as long as labelling.
+    cancel(labelled.jobs)
     ray_nodes.wait_until(lambda: not tasks(ray_nodes), 60, "no task is left")
     ray_nodes.wait_idle(60)
     [job] = submitted["ids"].values()
