@@ -36,7 +36,8 @@ def run(job: dict[str, Any]) -> None:
     Loop._asked_to_stop = lambda self: reached[0] == job.get("stop")
     try:
         train(recipe_from(job["recipe"]))
-    except Stopped:
+    except (Stopped, SystemExit):
+        # The main process says that it was stopped; the others end without a word.
         assert reached[0] == job["stop"]
     finally:
         Loop._step, Loop._asked_to_stop = step, asked
