@@ -38,7 +38,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("policy", "steps"), [([], 60), (PICTURES, 12)], ids=["state_flow", "pi05_tiny"])
+@pytest.mark.parametrize(("policy", "steps"), [([], 60), (PICTURES, 8)], ids=["state_flow", "pi05_tiny"])
 def test_sft_then_offline_rl_then_values(labelled: Path, tmp_path: Path, capsys, policy: list[str], steps: int) -> None:
     before = tree_digest(labelled)
     common = [
