@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,22 @@ def launch(processes: int, jobs: list[dict[str, Any]], file: Path, configuration
 Jobs = list[dict[str, Any]]
 
 
+def start(jobs: list[dict[str, Any]], file: Path) -> None:
+    """The same in two processes without a launcher, which takes as long to import as a process."""
+    file.write_text(json.dumps(jobs))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(HERE.parent / "several_processes.py"), str(file)]
+    started = []
+    for rank in ("0", "1"):
+        environment = {**ENVIRONMENT, **world, "RANK": rank, "LOCAL_RANK": rank}
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(text[-3000:] for text in said)
+
+
 class Runs:
     """Runs in ``root``: ``one/NAME`` by one process, ``two/NAME`` and ``spread/NAME`` by two.
 
@@ -79,15 +96,18 @@ class Runs:
         spread = "sharding" in settings
         return {"recipe": value(self.labelled, self.root / folder, name, **settings), "stop": stop, "spread": spread}
 
-    def make(self, one: Jobs, two: Jobs, after: Jobs) -> None:
-        """Runs of one process, of two in a single launch, and of one again."""
+    def make(self, one: Jobs, two: Jobs, after: Jobs, *, launched: bool = True) -> None:
+        """Runs of one process, of two started once, and of one again."""
         from several_processes import run
 
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         for job in one:
             run(job)
-        launch(2, two, self.root / "jobs.json")
+        if launched:
+            launch(2, two, self.root / "jobs.json")
+        else:
+            start(two, self.root / "jobs.json")
         for job in after:
             run(job)
         torch.set_num_threads(threads)
@@ -103,6 +123,7 @@ def runs(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             made.job("spread/judge", "judge", sharding="fsdp"),
         ],
         [made.job("two/stream", "ig_awr", datasets=made.streamed)],
+        launched=False,
     )
     return made.root
 

@@ -168,7 +168,7 @@ def check_against_map(batches: Iterator[RawBatch], mapped: TrainingData) -> int:
 
 
 def test_batches_are_those_of_the_map_for_the_same_frames(pictured: Path) -> None:
-    assert check_against_map(opened(entry(pictured)).loader(0, 12, workers=0), opened(pictured)) == 96
+    assert check_against_map(opened(entry(pictured)).loader(0, 8, workers=0), opened(pictured)) == 64
 
 
 @pytest.mark.parametrize("frames", ["all", "successes", "until_failure"])
@@ -218,7 +218,7 @@ def test_a_stream_beside_datasets_that_are_not(pictured: Path, tmp_path: Path) -
     second = Path(shutil.copytree(pictured, tmp_path / "second"))
     data = opened(entry(pictured, weight=2.0), second, batch_size=9)
     mapped = opened(DatasetEntry(root=str(pictured), weight=2.0), second, batch_size=9)
-    assert check_against_map(data.loader(0, 8, workers=2), mapped) == 72
+    assert check_against_map(data.loader(0, 3, workers=2), mapped) == 27
     # Each has its share of every batch, and the other is walked as it would be without a stream.
     plain = {"pictures": False, "batch_size": 9}
     data = opened(entry(pictured, weight=2.0), second, **plain)
@@ -233,7 +233,7 @@ def test_held_out_frames_are_read_from_anywhere(pictured: Path) -> None:
     root = pictured
     streamed, mapped = opened(entry(root), **settings), opened(root, **settings)
     assert streamed.has_heldout == mapped.has_heldout
-    for a, b in zip(streamed.heldout_batches(4, 10), mapped.heldout_batches(4, 10), strict=True):
+    for a, b in zip(streamed.heldout_batches(3, 6), mapped.heldout_batches(3, 6), strict=True):
         assert torch.equal(a.index, b.index) and torch.equal(a.observation[CAMERA], b.observation[CAMERA])
 
 
