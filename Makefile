@@ -56,12 +56,15 @@ bench: sync
 	$(RUN) python benchmarks/annotate.py
 	$(RUN) python benchmarks/interaction.py
 
-# On a GPU: the same with --full (training.py, values.py, loading.py).
+# On GPUs: the same with --full (training.py, values.py, loading.py, multi_gpu.py).
 bench-training: sync
 	$(RUN) python benchmarks/training.py --shapes
 	$(RUN) python benchmarks/training.py
 	$(RUN) python benchmarks/flow_samples.py --draws 120
 	$(RUN) python benchmarks/loading.py
+	$(RUN) python benchmarks/streaming.py memory
+	$(RUN) python benchmarks/streaming.py speed
+	$(RUN) python benchmarks/multi_gpu.py
 	$(RUN) python benchmarks/values.py
 
 # On a GPU: inference.py --full.
