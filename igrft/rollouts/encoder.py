@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from igrft.dataset.priority import usual_priority
 from igrft.errors import IgrftError, UsageError
 from igrft.recordings.statistics import picture_statistics
 
@@ -193,6 +194,8 @@ class _Camera:
                     stream.pix_fmt = self._settings.pix_fmt
                     stream.height, stream.width = picture.shape[:2]
                     stream.time_base = Fraction(1, self._fps)
+                    with usual_priority():
+                        stream.codec_context.open()
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts, frame.time_base = number, Fraction(1, self._fps)
                 container.mux(stream.encode(frame))

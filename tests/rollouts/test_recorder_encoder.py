@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from pathlib import Path
@@ -43,6 +45,28 @@ def test_every_picture_comes_out_in_order(tmp_path: Path, fields: dict | None) -
     expected = picture_statistics(_grey(v) for v in values)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux alone tells")
+def test_no_thread_gets_real_time_priority(tmp_path: Path) -> None:
+    """SVT-AV1 gives it to its caller and to itself where it is opened by root."""
+
+    def policies() -> set[int]:
+        found = set()
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                found.add(os.sched_getscheduler(int(task.name)))
+        return found
+
+    encoder = EpisodeEncoder({KEY: tmp_path / "a.mp4"}, 30, encoder_settings({"vcodec": "libsvtav1", "preset": 12}))
+    for value in range(40):
+        encoder.add(KEY, _grey(value))
+    while encoder._cameras[KEY]._waiting.qsize():  # the encoder is open, and at work
+        time.sleep(0.01)
+    seen = policies()
+    encoder.finish()
+    assert seen == {os.SCHED_OTHER}
+    assert len(frame_times(tmp_path / "a.mp4")) == 40
 
 
 def test_a_slow_encoder_makes_the_caller_wait_and_drops_nothing(

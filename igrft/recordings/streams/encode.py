@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from igrft.dataset.priority import usual_priority
 from igrft.errors import EpisodeError, UsageError
 from igrft.recordings.statistics import PictureCounts, sampled_rows
 from igrft.recordings.streams.frame import Frame
@@ -138,7 +139,8 @@ def _stream(container: Any, settings: Encoder, fps: int, threads: int, shape: tu
     stream.pix_fmt, stream.height, stream.width = _PIXELS, shape[0], shape[1]
     stream.time_base = Fraction(1, fps)
     try:
-        stream.codec_context.open()
+        with usual_priority():
+            stream.codec_context.open()
     except av.FFmpegError as error:
         raise UsageError(
             f"{settings.vcodec} cannot encode {shape[1]}x{shape[0]} with --preset {settings.preset} ({error.strerror})"
