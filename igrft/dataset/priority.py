@@ -19,8 +19,11 @@ def usual_priority() -> Iterator[None]:
     if not hasattr(os, "sched_getscheduler"):  # not Linux
         yield
         return
-    before = {thread: os.sched_getscheduler(thread) for thread in _threads()}
     mine = os.sched_getscheduler(0)
+    before = {}
+    for thread in _threads():
+        with contextlib.suppress(OSError):  # it ended in the meantime
+            before[thread] = os.sched_getscheduler(thread)
     try:
         yield
     finally:
