@@ -164,7 +164,8 @@ def foresee(measured: Measured, pipeline: Pipeline, nodes: Nodes, *, here: bool)
     rows = [r for r in range(dataset.num_episodes) if r not in measured.run.unfit]
     lengths = dataset.lengths[rows].astype(np.float64)
     steps = [_step(cost, lengths, nodes, pipeline, here) for cost in measured.steps]
-    finish = measured.per_written_frame * dataset.num_frames + measured.reading
+    writing = measured.writing
+    finish = writing.per_frame * dataset.num_frames + writing.per_episode * len(rows) + measured.reading
     hours = _whole(measured, steps, pipeline, here) + finish / 3600
     heavy = [s for s in steps if s.hours > 0]
     bottleneck = max(heavy, key=lambda s: s.hours).step if heavy else "writing"
@@ -180,7 +181,7 @@ def foresee(measured: Measured, pipeline: Pipeline, nodes: Nodes, *, here: bool)
         steps,
         hours,
         bottleneck,
-        tables + measured.label_bytes_per_frame * dataset.num_frames,
+        tables + writing.label_bytes_per_frame * dataset.num_frames,
         videos,
         _notices(measured, nodes, here),
     )
@@ -196,8 +197,8 @@ def _step(cost: StepCost, lengths: np.ndarray, nodes: Nodes, pipeline: Pipeline,
     per_task = max(1, needs.cpus // max(1, cost.resources.cpus))
     waits: Waits = "server" if cost.in_flight and not needs.gpus else "gpu" if needs.gpus else "cpu"
     if here:
-        tasks, workers = 1, nodes.cores
-        at_once = cost.in_flight or min(nodes.cores, workers)
+        tasks = rounds = 1
+        at_once = cost.in_flight or nodes.cores
         if needs.gpus:
             at_once = min(at_once, max(1, nodes.gpus))
     else:
@@ -208,10 +209,11 @@ def _step(cost: StepCost, lengths: np.ndarray, nodes: Nodes, pipeline: Pipeline,
         tasks = min(len(lengths), own.tasks or pipeline.executor.tasks or DEFAULT_TASKS)
         jobs = max(1, min(tasks, nodes.nodes * max(1, fit), own.workers or pipeline.executor.workers or tasks))
         at_once = jobs * (cost.in_flight or per_task)
+        rounds = math.ceil(tasks / jobs)
+    at_once = min(at_once, len(lengths))
     work = cost.seconds(lengths)
     # Where there are many more episodes than workers, who takes what no longer matters.
     busy = makespan(work, at_once) if len(work) < 200_000 else float(work.sum()) / at_once
-    rounds = 1 if here else math.ceil(tasks / max(1, at_once // (cost.in_flight or per_task)))
     seconds = busy + rounds * cost.start_up
     held = (float(work.sum()) / (cost.in_flight or 1) + tasks * cost.start_up) / 3600
     scale = frames / cost.frames

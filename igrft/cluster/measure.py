@@ -12,25 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from igrft import columns as c
-from igrft.dataset.parquet import DataWriter
+from igrft.cluster.overheads import Writing, keeping, staging_seconds, writing
 from igrft.dataset.reader import DatasetReader
 from igrft.errors import IgrftError
-from igrft.pipeline.assemble import label_field
 from igrft.pipeline.config import Pipeline
 from igrft.pipeline.labelling import Labelling
 from igrft.pipeline.run import Run
-from igrft.pipeline.staging import merge_staged
 from igrft.steps.base import Episode, EpisodeLabels, Labeller, Resources
 
 #: Where a timed step leaves its seconds in an episode's record.
 _SECONDS = "measured_seconds"
 #: Whether the episode was its worker's first, which also loads what is loaded once.
 _FIRST = "measured_first"
-#: Frames of a data file that are written to time it.
-_WRITTEN_FRAMES = 300_000
+#: Seconds of labelling an episode beside which its staging is not worth measuring.
+_SLOW = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,16 +73,14 @@ class Measured:
         run: with its plan and everything it knows of the source.
         steps: in order, those that run together as one.
         reading: seconds to look at the whole source before any work.
-        per_written_frame: seconds to write a frame of the labelled dataset.
-        label_bytes_per_frame: of the label columns as they are written.
+        writing: what it takes to write the labelled dataset.
         workers: processes that the heavy steps were measured with.
     """
 
     run: Run
     steps: list[StepCost]
     reading: float
-    per_written_frame: float
-    label_bytes_per_frame: float
+    writing: Writing
     workers: int
 
     @property
@@ -162,8 +156,7 @@ def measure(
         if not labelling.left:
             why = next(iter(labelling.set_aside.values()))
             raise IgrftError(f"none of {len(rows)} episodes could be labelled: {why}")
-        per_frame, size = _writing(run, labelling, Path(folder) / "written")
-        return Measured(run, steps, reading, per_frame, size, workers)
+        return Measured(run, steps, reading, writing(run, labelling, Path(folder) / "written.parquet"), workers)
 
 
 def sample(rows: Sequence[int], lengths: np.ndarray, count: int) -> list[int]:
@@ -232,12 +225,14 @@ def _measure_group(labelling: Labelling, group: list[int], workers: int) -> Step
     at_once = cost.in_flight or min(workers, steps[0].max_workers or workers)
     known = lengths[rows].astype(np.float64)
     per_episode, per_frame = fit_line(known[later], seconds[later])
+    if cost.in_flight is None and seconds[later].mean() < _SLOW:
+        per_episode += staging_seconds(labelling, group[0], rows, at_once)
     return dataclasses.replace(
         cost,
         per_episode=per_episode,
         per_frame=per_frame,
         start_up=max(0.0, wall - makespan(per_episode + per_frame * known, at_once)),
-        bytes_per_frame=_kept_bytes(labelling, group[0], rows) / cost.frames,
+        bytes_per_frame=keeping(labelling, group[0], rows)[1] / cost.frames,
     )
 
 
@@ -245,46 +240,6 @@ def _seconds_of(labelling: Labelling, group: list[int]) -> float:
     began = time.perf_counter()
     labelling.run_group(group)
     return time.perf_counter() - began
-
-
-def _kept_bytes(labelling: Labelling, number: int, rows: Sequence[int]) -> int:
-    path = labelling.target.staging / "kept.arrow"
-    merge_staged(path, [labelling.staged(number, r) for r in rows])
-    size = path.stat().st_size if path.is_file() else 0
-    path.unlink(missing_ok=True)
-    return size
-
-
-def _writing(run: Run, labelling: Labelling, out: Path) -> tuple[float, float]:
-    """Seconds a frame to write the labelled dataset's tables, and bytes a frame of its labels."""
-    relative, rows = run.dataset.data_files[0]
-    known = [found[0] for r in labelling.left if (found := labelling.labels(r))]
-    names = [n for n in known[0] if n != c.LANGUAGE_PERSISTENT]
-    old = run.dataset.parquet(relative).schema_arrow
-    kept = pa.schema([f for f in old if f.name not in names])
-    ours = pa.schema([label_field(n) for n in names])
-    frames = turn = 0
-    seconds = 0.0
-    whole = DataWriter(out / "whole.parquet", pa.schema([*kept, *ours]))
-    alone = DataWriter(out / "labels.parquet", ours)
-    with whole, alone:
-        began = time.perf_counter()
-        for taken, table in run.dataset.iter_file(relative, rows):
-            lengths = run.dataset.lengths[taken]
-            # The sample's labels, again and again, at every episode's length.
-            parts = [known[(turn + i) % len(known)] for i in range(len(taken))]
-            turn += len(taken)
-            repeated = {n: [np.resize(p[n], int(t)) for p, t in zip(parts, lengths, strict=True)] for n in names}
-            made = {n: pa.array(np.concatenate(v), ours.field(n).type) for n, v in repeated.items()}
-            columns = [*(table.column(n) for n in kept.names), *made.values()]
-            whole.write(pa.table(columns, schema=pa.schema([*kept, *ours])), lengths)
-            seconds += time.perf_counter() - began
-            alone.write(pa.table(list(made.values()), schema=ours), lengths)
-            frames += int(lengths.sum())
-            if frames >= _WRITTEN_FRAMES:
-                break
-            began = time.perf_counter()
-    return seconds / frames, (out / "labels.parquet").stat().st_size / frames
 
 
 def _numbers(spent: dict[str, Any]) -> dict[str, float]:

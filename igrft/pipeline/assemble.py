@@ -99,10 +99,9 @@ class Assembly:
         if self.vocabulary is not None:
             ours.add("subtasks.parquet")
         link_tree(self.dataset.root / "meta", out / "meta", skip=tuple(ours), copy=True)
-        numeric = [n for n in self.written if n != c.LANGUAGE_PERSISTENT]
-        statistics = LabelStatistics(numeric, self.dataset.num_episodes)
+        statistics = self.label_statistics()
         for relative, rows in self.dataset.data_files:
-            self._write_file(relative, rows, out / relative, statistics, progress)
+            self.write_file(relative, rows, out / relative, statistics, progress)
             give_back()
         self._write_episodes(out, statistics)
         self._write_statistics(out, statistics)
@@ -118,14 +117,29 @@ class Assembly:
 
     # Data files.
 
-    def _write_file(
+    def label_statistics(self) -> LabelStatistics:
+        """To be filled as files are written."""
+        numeric = [n for n in self.written if n != c.LANGUAGE_PERSISTENT]
+        return LabelStatistics(numeric, self.dataset.num_episodes)
+
+    def write_file(
         self,
         relative: Path,
         rows: np.ndarray,
         path: Path,
         statistics: LabelStatistics,
         progress: Callable[[int, int], None],
-    ) -> None:
+        frames: int | None = None,
+    ) -> int:
+        """Write the source's data file ``relative``, which holds the episodes ``rows``, with their labels to ``path``.
+
+        Args:
+            frames: stop after about so many, to see how long it takes.
+
+        Returns:
+            Frames that were written.
+        """
+        written = 0
         source = self.dataset.parquet(relative).schema_arrow
         names = [n for n in source.names if n not in self.written] + self.written
         fields = [label_field(n) if n in self.written else source.field(n) for n in names]
@@ -136,6 +150,10 @@ class Assembly:
                 lengths = self.dataset.lengths[taken]
                 background.run(functools.partial(writer.write, labelled, lengths))
                 progress(len(taken), int(lengths.sum()))
+                written += int(lengths.sum())
+                if frames is not None and written >= frames:
+                    break
+        return written
 
     def _label_table(
         self, taken: np.ndarray, table: pa.Table, schema: pa.Schema, statistics: LabelStatistics
