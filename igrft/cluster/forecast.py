@@ -17,6 +17,7 @@ from igrft.cluster.status import duration
 from igrft.pipeline.config import Pipeline
 from igrft.pipeline.run import say_to_stderr
 from igrft.pipeline.workers import default_workers
+from igrft.remote.mirror import size_of
 
 #: What a step waits for: a core, a GPU, or a server elsewhere.
 Waits = Literal["cpu", "gpu", "server"]
@@ -171,8 +172,8 @@ def foresee(measured: Measured, pipeline: Pipeline, nodes: Nodes, *, here: bool)
     bottleneck = max(heavy, key=lambda s: s.hours).step if heavy else "writing"
     if finish / 3600 > max((s.hours for s in steps), default=0.0):
         bottleneck = "reading and writing tables"
-    tables = sum((dataset.root / path).stat().st_size for path, _ in dataset.data_files)
-    videos = sum(p.stat().st_size for p in (dataset.root / "videos").rglob("*.mp4"))
+    tables = sum(size_of(dataset.root / path) for path, _ in dataset.data_files)
+    videos = sum(map(size_of, (dataset.root / "videos").rglob("*.mp4")))
     return Forecast(
         dataset.num_episodes,
         dataset.num_frames,

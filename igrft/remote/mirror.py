@@ -149,6 +149,13 @@ def is_there(path: Path) -> bool:
     return path.is_file() or _entry_of(path) is not None
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, here or at the source of its mirror."""
+    if path.exists() or (entry := _entry_of(path)) is None:
+        return path.stat().st_size
+    return entry[1].size
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[str | BlockFile]:
     """What to hand to whoever reads ``path``: its name, or, where it is of a mirror and not here, a file that fetches.

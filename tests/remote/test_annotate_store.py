@@ -13,7 +13,9 @@ from picture_sets import CAMERA
 from remote_sets import VIDEO, labels, moving_set, noisy_set, pipeline_of, run
 from s3_server import S3Server
 
+from igrft.cluster.forecast import forecast
 from igrft.errors import IgrftError, UsageError
+from igrft.pipeline.config import load_pipeline
 from igrft.pipeline.dry_run import dry_run
 from igrft.remote.upload import MARK
 
@@ -263,6 +265,18 @@ def test_a_dry_run_leaves_no_trace_on_the_store(
     assert "interaction_counts: 4 episodes, 80 frames to do" in found.to_text()
     assert (s3.digest("set"), s3.objects("labelled")) == (before, {})
     assert not [r for r in s3.requests if r.method not in ("GET", "HEAD")]
+
+
+def test_a_plan_fetches_a_part_and_tells_the_size_of_all(s3: S3Server, tmp_path: Path) -> None:
+    noisy_set(tmp_path / "set", 30)
+    pipeline = pipeline_of(tmp_path, 30, camera_motion="static")
+    url = s3.upload(tmp_path / "set", "set")
+    before = s3.digest("set")
+    found = forecast(url, load_pipeline(str(pipeline)), episodes=1, workers=1, say=lambda line: None)
+    videos = sum(p.stat().st_size for p in (tmp_path / "set/videos").rglob("*.mp4"))
+    assert found.video_bytes == videos and found.measured_episodes < found.episodes
+    assert sum(r.got for r in s3.asked("GET", ".mp4")) < videos
+    assert s3.digest("set") == before and not [r for r in s3.requests if r.method not in ("GET", "HEAD")]
 
 
 @pytest.mark.slow
