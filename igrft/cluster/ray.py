@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,9 @@ def submit(jobs: Jobs) -> None:
 
 def connect() -> None:
     """Be part of the cluster that this process is a job of."""
+    # Somewhere above a job may stand `uv run` (of `ray start --block`, say): Ray would then send the working folder to
+    # all nodes and start every worker by uv there, which need not have it. Workers run as their node's own Python.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     import ray
 
     ray.init(address="auto", log_to_driver=False)

@@ -156,7 +156,8 @@ def test_tasks_that_always_fail(ray_nodes, made, labelled):
 
 #: Runs four tasks; each says on which node it is, and what is asked for happens to the second.
 _SCRIPT = """
-import os, sys, time, ray
+import os, sys, time
+from igrft.cluster.ray import connect
 from igrft.cluster.ray_executor import RayExecutor
 
 def task(data, rank, world_size):
@@ -169,7 +170,8 @@ def task(data, rank, world_size):
     if rank == 1 and sys.argv[2] == "raises":
         raise RuntimeError("no")
 
-ray.init(address="auto", log_to_driver=False)
+connect()
+import ray
 ids = {n["NodeManagerAddress"]: n["NodeID"] for n in ray.nodes() if n["Alive"]}
 RayExecutor(
     pipeline=[task], tasks=4, logging_dir=sys.argv[1], mem_per_cpu_gb=0.1,
