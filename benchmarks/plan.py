@@ -5,9 +5,9 @@
 
 Every set is planned and then labelled with the command line, each in a process of its own, with the machine otherwise
 idle (the load is printed). Sets: tables alone (3,000 short episodes: phases from the state, rewards, returns), the
-default pipeline with optical flow on a simulated task, and the real recordings. `--jobs` does it for the executor
-`local` with two workers, too: jobs that are processes of their own. A set smaller than half a minute is not worth a
-plan; what a run takes before it begins (imports) is not foretold and counts as error.
+default pipeline with optical flow on a simulated task, and the real recordings. `--jobs` does it for jobs of this
+machine (executor `local` with `tasks`), too, which are processes of their own, two a core in turns. A set smaller than
+half a minute is not worth a plan; what a run takes before it begins (imports) is not foretold and counts as error.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ def compare(name: str, source: Path, pipeline: str, measured: int, *, jobs: int 
     out = source.with_name(f"{source.name}.labelled")
     shutil.rmtree(out, ignore_errors=True)
     nodes = ["--nodes", 1, "--cores", jobs] if jobs else []
-    executor = [f"--executor.type=local --executor.workers={jobs}"] if jobs else []
-    options = [o for text in executor for o in text.split()]
+    options = [f"--executor.tasks={2 * jobs}", f"--executor.workers={jobs}"] if jobs else []
     text, planning = igrft("plan", source, "--pipeline", pipeline, "--episodes", measured, *nodes, *options, "--json")
     found = json.loads(text)
     _, taken = igrft("annotate", source, out, "--pipeline", pipeline, "--quiet", *options)
