@@ -166,7 +166,8 @@ def foresee(measured: Measured, pipeline: Pipeline, nodes: Nodes, *, here: bool)
     lengths = dataset.lengths[rows].astype(np.float64)
     steps = [_step(cost, lengths, nodes, pipeline, here) for cost in measured.steps]
     writing = measured.writing
-    finish = writing.per_frame * dataset.num_frames + writing.per_episode * len(rows) + measured.reading
+    keeping = sum(cost.keeping for cost in measured.steps)
+    finish = writing.per_frame * dataset.num_frames + keeping * len(rows) + measured.reading
     hours = _whole(measured, steps, pipeline, here) + finish / 3600
     heavy = [s for s in steps if s.hours > 0]
     bottleneck = max(heavy, key=lambda s: s.hours).step if heavy else "writing"

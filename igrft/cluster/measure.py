@@ -42,6 +42,7 @@ class StepCost:
         per_episode, per_frame: seconds of a worker, fitted to the measured episodes.
         start_up: seconds until a worker has begun.
         bytes_per_frame: of what the finished dataset keeps of the step's work for later runs.
+        keeping: seconds an episode to write that.
         spent: what it cost beyond time, over the measured episodes.
         set_aside: of the measured episodes.
     """
@@ -56,6 +57,7 @@ class StepCost:
     per_frame: float
     start_up: float
     bytes_per_frame: float = 0.0
+    keeping: float = 0.0
     spent: dict[str, float] = field(default_factory=dict)
     set_aside: int = 0
 
@@ -227,12 +229,14 @@ def _measure_group(labelling: Labelling, group: list[int], workers: int) -> Step
     per_episode, per_frame = fit_line(known[later], seconds[later])
     if cost.in_flight is None and seconds[later].mean() < _SLOW:
         per_episode += staging_seconds(labelling, group[0], rows, at_once)
+    kept_seconds, kept_bytes = keeping(labelling, group[0], rows)
     return dataclasses.replace(
         cost,
         per_episode=per_episode,
         per_frame=per_frame,
         start_up=max(0.0, wall - makespan(per_episode + per_frame * known, at_once)),
-        bytes_per_frame=keeping(labelling, group[0], rows)[1] / cost.frames,
+        bytes_per_frame=kept_bytes / cost.frames,
+        keeping=kept_seconds / len(rows),
     )
 
 

@@ -56,12 +56,10 @@ class Writing:
 
     Attributes:
         per_frame: seconds, with the episode's labels read and their statistics made.
-        per_episode: seconds to keep the heavy steps' results for later runs.
         label_bytes_per_frame: of the label columns as they are written.
     """
 
     per_frame: float
-    per_episode: float
     label_bytes_per_frame: float
 
 
@@ -108,9 +106,7 @@ def writing(run: Run, labelling: Labelling, out: Path) -> Writing:
     began = time.perf_counter()
     frames = assembly.write_file(relative, rows, out, statistics, lambda episodes, frames: None, _WRITTEN_FRAMES)
     seconds = time.perf_counter() - began
-    left = labelling.left
-    kept = sum(keeping(labelling, n, left)[0] for n, step in enumerate(labelling.plan.steps) if step.heavy)
-    return Writing(seconds / frames, kept / len(left), _bytes_of(out, assembly.written) / frames)
+    return Writing(seconds / frames, _bytes_of(out, assembly.written) / frames)
 
 
 def _bytes_of(path: Path, columns: Sequence[str]) -> int:

@@ -108,13 +108,13 @@ def foreseen(prepared, costs: list[StepCost], nodes: Nodes, *overrides: str, her
     if overrides:
         path = found.dataset.root.with_name("pipeline.yaml")
         pipeline = load_pipeline(str(path), list(overrides))
-    measured = Measured(found, costs, reading=2.0, writing=Writing(0.02, 0.5, 7.0), workers=2)
+    measured = Measured(found, costs, reading=2.0, writing=Writing(0.02, 7.0), workers=2)
     return foresee(measured, pipeline, nodes, here=here)
 
 
 def test_on_this_machine(prepared):
     # Six episodes of 6 s by two workers, who begin once; cheap steps; reading; writing.
-    found = foreseen(prepared, [cost(), CHEAP], Nodes(1, 2), here=True)
+    found = foreseen(prepared, [cost(keeping=0.5), CHEAP], Nodes(1, 2), here=True)
     assert [3600 * s.hours for s in found.steps] == pytest.approx([18 + 8, 3 + 0.5])
     assert 3600 * found.hours == pytest.approx(26 + 3.5 + 2 + 6 + 3)
     assert (found.bottleneck, found.steps[0].at_once, found.steps[0].waits) == ("subtasks", 2, "cpu")
@@ -181,7 +181,7 @@ def test_steps_that_wait_for_different_things_overlap_in_jobs(prepared):
 
     found, pipeline = prepared
     asks, flows = cost("subtasks", in_flight=2), cost("interaction")
-    measured = Measured(found, [asks, flows], 0.0, Writing(0.0, 0.0, 0.0), 2)
+    measured = Measured(found, [asks, flows], 0.0, Writing(0.0, 0.0), 2)
     steps = [module._step(c, found.dataset.lengths.astype(float), Nodes(6, 1), pipeline, False) for c in (asks, flows)]
     # Six jobs that each wait for two episodes: 8 s to begin and 6 s; the flow has six workers, the same.
     assert [3600 * s.hours for s in steps] == pytest.approx([14, 14])
